@@ -1,0 +1,1 @@
+//! measures containers and microVMs against the bare process.

@@ -1,0 +1,3 @@
+//! the fixed pieces of work that Plimsoll measures.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! runs an OCI bundle in namespaces and cgroups.

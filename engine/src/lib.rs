@@ -1,0 +1,1 @@
+//! instances: specification, state, names, backends.

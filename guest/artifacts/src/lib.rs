@@ -1,0 +1,1 @@
+//! the static programs that run inside instances, built and embedded.

@@ -1,0 +1,1 @@
+//! what the host and the guest agent say to each other.

@@ -1,0 +1,1 @@
+//! OCI images: store, layers, archives, root file systems.

@@ -1,0 +1,1 @@
+//! boots a kernel on KVM, or on QEMU where KVM cannot serve.

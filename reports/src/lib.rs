@@ -1,0 +1,1 @@
+//! result files, statistics, decision rules and the HTML report.
