@@ -1,1 +1,5 @@
-//! result files, statistics, decision rules and the HTML report.
+//! Result files, statistics, decision rules and the HTML report.
+
+pub mod results;
+
+pub use results::{Error, Results};
