@@ -1,1 +1,58 @@
-//! boots a kernel on KVM, or on QEMU where KVM cannot serve.
+//! Boots a Linux kernel in a virtual machine: on KVM by a virtual machine monitor of our own, or on QEMU's `microvm`
+//! machine where KVM cannot serve.
+//!
+//! The two are twins behind [`Hypervisor`]: the same [`VmConfig`] goes in, the same [`MicroVm`] comes out, with the
+//! control channel to the guest's agent as a plain stream of bytes. What is said on that channel is the business of
+//! `session`; this part knows nothing of images, instances or the agent's protocol.
+//!
+//! ```no_run
+//! use microvm_core::{Request, VmConfig, choose, launch};
+//!
+//! let (accelerator, why) = choose(Request::Auto)?;
+//! eprintln!("{why}");
+//! let console = std::fs::File::create("console.log").unwrap();
+//! let config = VmConfig::new("vmlinux".into(), "initramfs.cpio".into(), console);
+//! let mut vm = launch(accelerator, &config)?;
+//! println!("{}", vm.wait()?);
+//! # Ok::<(), microvm_core::Error>(())
+//! ```
+
+mod accelerator;
+pub mod cmdline;
+mod config;
+mod error;
+pub mod kvm;
+mod machine;
+pub mod process;
+
+pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
+pub use config::{Confine, MEMORY_MIB, Stage, VCPUS, VmConfig, monotonic_now};
+pub use error::Error;
+pub use machine::{End, Ending, MicroVm};
+
+/// What every fallible function of this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A way to start virtual machines: [`kvm::Kvm`] is our own monitor, `qemu::Qemu` drives QEMU.
+pub trait Hypervisor {
+    /// Starts a virtual machine and returns once its first virtual CPU is about to execute its first instruction.
+    ///
+    /// The caller must be the thread that lives as long as the machine is wanted: the monitor is killed by the kernel
+    /// when the thread that started it ends (`PR_SET_PDEATHSIG`).
+    ///
+    /// # Errors
+    /// Everything that can be known to be wrong before a guest runs is an error here, and nothing is left behind.
+    fn launch(&self, config: &VmConfig) -> Result<MicroVm>;
+}
+
+/// Starts a virtual machine on this accelerator: see [`Hypervisor::launch`].
+///
+/// # Errors
+/// As for [`Hypervisor::launch`].
+pub fn launch(accelerator: Accelerator, config: &VmConfig) -> Result<MicroVm> {
+    match accelerator {
+        Accelerator::Kvm => kvm::Kvm.launch(config),
+        // Becomes `qemu::Qemu::new(accelerator).launch(config)` with the module `qemu`.
+        Accelerator::Tcg | Accelerator::QemuKvm => Err(Error::NoQemu),
+    }
+}

@@ -1,0 +1,123 @@
+//! The guest kernel's command line: the one place that knows which words a guest needs on which processor.
+
+use crate::{Accelerator, Error, Result, Substrate};
+
+/// How long a command line x86 kernels take, in bytes with the final zero (`COMMAND_LINE_SIZE`,
+/// arch/x86/include/asm/setup.h).
+pub const MAX_BYTES: usize = 2048;
+
+/// What every guest is told.
+///
+/// `panic=-1` resets at once when the kernel panics, and `reboot=k` resets through the keyboard controller, which both
+/// monitors have; so a reset is how every guest ends. `quiet` because each character on the serial line is an exit.
+/// `no_timer_check` because the timer of a virtual machine needs no broken-chipset test.
+const EVERYWHERE: &[&str] = &[
+    "console=ttyS0",
+    "quiet",
+    "panic=-1",
+    "reboot=k",
+    "no_timer_check",
+];
+
+/// What a guest on kvm_pvm is told besides: its kernel's instructions are emulated, and the emulator lacks some.
+///
+/// The processor's features are hidden in CPUID too, but ring 3 sees the host's CPUID. `lpj` spares the calibration of
+/// the delay loop. Mitigations cost instructions, and there is no speculation in an emulator.
+const ON_PVM: &[&str] = &[
+    "noxsave",
+    "nokaslr",
+    "clearcpuid=cx16,smap,smep,umip,fsgsbase,erms,fsrm,popcnt",
+    "lpj=1000000",
+    "mitigations=off",
+    // The kernel puts words it does not know into init's environment. A kernel without XSAVE does not keep the AVX
+    // registers across a context switch, and ring 3 sees them offered: glibc must not take them.
+    PVM_GLIBC_TUNABLES,
+];
+
+/// The environment entry that keeps glibc from choosing code that the guest on kvm_pvm cannot keep the state of.
+pub const PVM_GLIBC_TUNABLES: &str = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,\
+-AVX512CD,-AVX512DQ,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
+
+/// The command line of a guest that runs on this accelerator, where KVM on this host is `substrate`; `extra` comes
+/// last, so that it has the last word.
+///
+/// # Errors
+/// When `extra` holds something other than printable ASCII, or the whole is too long for the kernel.
+pub fn for_guest(accelerator: Accelerator, substrate: &Substrate, extra: &str) -> Result<String> {
+    let pvm = accelerator != Accelerator::Tcg && *substrate == Substrate::Pvm;
+    let mut words = EVERYWHERE.to_vec();
+    if pvm {
+        words.extend(ON_PVM);
+    }
+    if !extra.trim().is_empty() {
+        words.push(extra.trim());
+    }
+    let line = words.join(" ");
+    check(&line)?;
+    Ok(line)
+}
+
+/// Refuses a command line that a kernel cannot take as it stands.
+///
+/// # Errors
+/// When it holds something other than printable ASCII, or is too long.
+pub fn check(line: &str) -> Result<()> {
+    if let Some(bad) = line
+        .split(' ')
+        .find(|word| !word.bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        return Err(Error::CommandLine(bad.to_owned()));
+    }
+    if line.len() >= MAX_BYTES {
+        return Err(Error::NoRoom {
+            what: "the kernel command line",
+            needed: line.len() as u64 + 1,
+            room: MAX_BYTES as u64,
+            hint: "",
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_guest_on_kvm_pvm_is_told_of_its_gaps() {
+        let line = |accelerator, substrate| for_guest(accelerator, &substrate, "").unwrap();
+        assert!(line(Accelerator::Kvm, Substrate::Pvm).contains("noxsave"));
+        assert!(line(Accelerator::QemuKvm, Substrate::Pvm).contains("GLIBC_TUNABLES="));
+        for (accelerator, substrate) in [
+            (Accelerator::Kvm, Substrate::Svm),
+            (Accelerator::Tcg, Substrate::Pvm),
+            (Accelerator::QemuKvm, Substrate::Vmx),
+        ] {
+            let line = line(accelerator, substrate);
+            assert!(
+                !line.contains("noxsave") && !line.contains("mitigations"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_caller_adds_comes_last() {
+        let line = for_guest(Accelerator::Tcg, &Substrate::Pvm, " loglevel=7 debug ").unwrap();
+        assert!(line.ends_with(" loglevel=7 debug"), "{line}");
+        assert!(line.starts_with("console=ttyS0 "), "{line}");
+    }
+
+    #[test]
+    fn a_line_the_kernel_cannot_take_is_refused() {
+        for extra in ["a\nb", "naïve", "tab\tbed", "nul\0"] {
+            let refused = for_guest(Accelerator::Tcg, &Substrate::Svm, extra).unwrap_err();
+            assert!(matches!(refused, Error::CommandLine(_)), "{refused}");
+        }
+        let long = "x".repeat(MAX_BYTES);
+        assert!(matches!(
+            for_guest(Accelerator::Tcg, &Substrate::Svm, &long),
+            Err(Error::NoRoom { .. })
+        ));
+    }
+}

@@ -1,0 +1,93 @@
+//! What a virtual machine is made of.
+
+use std::fs::File;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// How many virtual CPUs a machine may have. The upper bound keeps every APIC id inside the eight bits of an MP table.
+pub const VCPUS: RangeInclusive<u8> = 1..=64;
+
+/// How much memory a machine may have, in MiB: from what a small kernel boots in to one tebibyte.
+pub const MEMORY_MIB: RangeInclusive<u32> = 64..=1024 * 1024;
+
+/// Called with the monitor's process id after the process exists and before it has allocated anything for the guest:
+/// the place to move it into its cgroup. The monitor waits until the call returns; an error ends it.
+pub type Confine = Box<dyn Fn(i32) -> io::Result<()> + Send + Sync>;
+
+/// What a virtual machine is made of. Every path is opened by the launching process, before anything is started.
+pub struct VmConfig {
+    /// The guest kernel: an uncompressed ELF `vmlinux` for x86-64 with a PVH entry point.
+    pub kernel: PathBuf,
+    /// The initial RAM disk, as a cpio archive that the kernel can unpack.
+    pub initramfs: PathBuf,
+    /// Files that together, one after another, are the read-only disk `/dev/vda`. Each is a multiple of 512 bytes
+    /// long. With none there is no read-only disk, and the writable one is the first.
+    pub image_disk: Vec<PathBuf>,
+    /// The file that is the writable disk, `/dev/vdb` after a read-only one: a multiple of 512 bytes, may be sparse.
+    pub writable_disk: Option<PathBuf>,
+    /// Virtual CPUs, within [`VCPUS`].
+    pub vcpus: u8,
+    /// Guest memory in MiB, within [`MEMORY_MIB`].
+    pub memory_mib: u32,
+    /// Words to put at the end of the kernel's command line, after everything that this crate puts there by itself.
+    pub extra_cmdline: String,
+    /// Where the output of the guest's serial console goes. A regular file is kept below a bound by forgetting the
+    /// oldest output; a pipe or terminal that is full loses output rather than hold the guest up.
+    pub console: File,
+    /// Called before the monitor allocates anything: see [`Confine`].
+    pub confine: Option<Confine>,
+}
+
+impl VmConfig {
+    /// A machine with one virtual CPU and 256 MiB, without disks.
+    pub fn new(kernel: PathBuf, initramfs: PathBuf, console: File) -> Self {
+        Self {
+            kernel,
+            initramfs,
+            image_disk: Vec::new(),
+            writable_disk: None,
+            vcpus: 1,
+            memory_mib: 256,
+            extra_cmdline: String::new(),
+            console,
+            confine: None,
+        }
+    }
+}
+
+/// A moment in a machine's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stage {
+    /// What had just been done: `vmm-ready`, `first-instruction`.
+    pub name: &'static str,
+    /// When it was done, in nanoseconds of the host's `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
+
+impl Stage {
+    /// All devices and virtual CPUs are set up.
+    pub const VMM_READY: &'static str = "vmm-ready";
+    /// The first virtual CPU is about to enter the guest for the first time.
+    pub const FIRST_INSTRUCTION: &'static str = "first-instruction";
+
+    /// A stage that ends now.
+    pub fn now(name: &'static str) -> Self {
+        Self {
+            name,
+            at: monotonic_now(),
+        }
+    }
+}
+
+/// Nanoseconds of the host's `CLOCK_MONOTONIC`.
+pub fn monotonic_now() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `now` is a valid timespec to write to, and CLOCK_MONOTONIC exists on every Linux, so the call cannot
+    // fail or write anywhere else.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}

@@ -1,0 +1,118 @@
+//! Why a virtual machine could not be started or watched.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a virtual machine could not be started or watched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A word that names no accelerator.
+    #[error("unknown accelerator {0:?}: use auto, kvm, tcg or qemu-kvm")]
+    UnknownAccelerator(String),
+    /// KVM was asked for and cannot be used.
+    #[error("{reason}")]
+    NoKvm {
+        /// Why, and what mends it.
+        reason: String,
+    },
+    /// QEMU was asked for and is not installed.
+    #[error("qemu-system-x86_64 is not installed: install the package qemu-system-x86")]
+    NoQemu,
+    /// Neither KVM nor QEMU is there.
+    #[error(
+        "no virtual machine can run here: {reason}; and qemu-system-x86_64 is not installed (package qemu-system-x86)"
+    )]
+    NothingRuns {
+        /// Why there is no KVM, and what mends it.
+        reason: String,
+    },
+    /// A number in the configuration that is out of its bounds.
+    #[error("{what} must be between {least} and {most}, not {given}")]
+    OutOfRange {
+        /// What the number is.
+        what: &'static str,
+        /// The number.
+        given: u64,
+        /// Its lower bound.
+        least: u64,
+        /// Its upper bound.
+        most: u64,
+    },
+    /// A file that the machine needs could not be used.
+    #[error("{}: {what}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What failed, such as `cannot open the guest kernel`.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel file is nothing that can be booted.
+    #[error("{}: {why}", path.display())]
+    Kernel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A disk file that cannot be a disk.
+    #[error("{}: {why}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Kernel, initial RAM disk or command line do not fit into what the machine has for them.
+    #[error("{what} needs {needed} bytes, and there is room for {room}{hint}")]
+    NoRoom {
+        /// What does not fit.
+        what: &'static str,
+        /// Its size in bytes.
+        needed: u64,
+        /// The room there is, in bytes.
+        room: u64,
+        /// What mends it, with its own punctuation in front, or nothing.
+        hint: &'static str,
+    },
+    /// The command line holds something that the kernel cannot be given.
+    #[error("the kernel command line must be printable ASCII: {0:?}")]
+    CommandLine(String),
+    /// A KVM call failed.
+    #[error("KVM cannot {what}: {source}")]
+    Kvm {
+        /// What was asked of it.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// This host's KVM lacks something that the monitor needs.
+    #[error("this host's KVM lacks {0}, which the monitor needs")]
+    KvmLacks(&'static str),
+    /// A system call that the monitor needs failed.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The caller's hook that confines the monitor failed.
+    #[error("cannot confine the virtual machine monitor: {0}")]
+    Confine(io::Error),
+    /// The monitor ended before the guest ran.
+    #[error("the virtual machine monitor did not start: {0}")]
+    Start(String),
+}
+
+impl Error {
+    /// A closure for `map_err`: the system call that `what` names has failed.
+    pub(crate) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::System {
+            what,
+            source: error.into(),
+        }
+    }
+}
