@@ -4,9 +4,11 @@
 //! ELAPSED_NS is the time of the measured sections alone, TOTAL_NS the time from having read the request to writing
 //! the answer, both by CLOCK_MONOTONIC inside the instance: the harness, which knows only when it sent the one and
 //! received the other, checks the instance's clock against TOTAL_NS. CHECKSUM (16 hexadecimal digits) depends on the
-//! work and its arguments but not on ITERATIONS, so the answers of all arms can be compared.
+//! work and its arguments but not on ITERATIONS, so the answers of all arms can be compared. `show 1 path=P` is no work:
+//! it answers `text …` with the file's content, or that of a directory's files, line ends written as `\\n`.
 
 use std::io::{BufRead, Read, Write};
+use std::path::Path;
 
 use crate::args::Args;
 use crate::clock::{self, Stopwatch};
@@ -51,10 +53,35 @@ pub(crate) fn serve(input: &mut impl BufRead, output: &mut impl Write) -> Result
 
 /// Does one piece of work; the answer lacks the total time and the newline.
 pub(crate) fn answer(state: &mut State, request: &str) -> String {
+    if let Some(path) = request.strip_prefix("show 1 path=") {
+        return match show(Path::new(path)) {
+            Ok(text) => format!("text {}", text.escape_default()),
+            Err(error) => format!("error {path}: {error}"),
+        };
+    }
     match work_on(state, request) {
         Ok((elapsed, checksum)) => format!("ok {elapsed} {checksum:016x}"),
         Err(message) => format!("error {}", message.replace('\n', " ")),
     }
+}
+
+/// A file's text, or `name: text` for each file of a directory: what the kernel says about itself in here.
+fn show(path: &Path) -> std::io::Result<String> {
+    const LONGEST_TEXT: u64 = 8192;
+    if !path.is_dir() {
+        let mut text = Vec::new();
+        std::fs::File::open(path)?.take(LONGEST_TEXT).read_to_end(&mut text)?;
+        return Ok(String::from_utf8_lossy(&text).trim_end().to_owned());
+    }
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(path)?.take(64) {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            lines.push(format!("{}: {}", entry.file_name().to_string_lossy(), show(&entry.path())?));
+        }
+    }
+    lines.sort();
+    Ok(lines.join("\n"))
 }
 
 fn work_on(state: &mut State, request: &str) -> Result<(u128, u64), String> {
@@ -130,6 +157,13 @@ mod tests {
             assert!(lines[1].starts_with("error "), "{bad:?}: {}", lines[1]);
             assert!(lines[2].starts_with("ok "), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn files_are_shown_on_one_line() {
+        let lines = talk("show 1 path=/proc/self/limits\nshow 1 path=/nowhere\n");
+        assert!(lines[1].starts_with("text ") && lines[1].contains("\\n"), "{}", lines[1]);
+        assert!(lines[2].starts_with("error /nowhere"), "{}", lines[2]);
     }
 
     #[test]
