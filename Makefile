@@ -1,0 +1,65 @@
+# Plimsoll. `make help` lists what there is; each target does all the set-up that it needs on Debian 12 as root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TARGET := target/x86_64-unknown-linux-gnu
+KERNELS := /var/cache/plimsoll/kernels
+
+# What is needed to build Plimsoll and its guest kernel, and to run VMs by QEMU.
+PACKAGES_BUILD := gcc make bc bison flex libelf-dev libssl-dev xz-utils cpio linux-source-6.12 busybox-static
+PACKAGES_RUN := qemu-system-x86 erofs-utils e2fsprogs nftables
+# What the tests need besides: a Debian root file system, a browser for the report.
+PACKAGES_TEST := debootstrap chromium python3
+# What the lab is made of.
+PACKAGES_LAB := zstd cpio xz-utils util-linux strace
+# The peers that starts are compared with.
+PACKAGES_BENCH := bubblewrap crun runc
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: setup
+setup: packages kernel build ## Install packages, build the guest kernel and Plimsoll
+
+.PHONY: packages
+packages: ## Install Debian's packages that are missing
+	@tools/packages $(PACKAGES_BUILD) $(PACKAGES_RUN)
+
+.PHONY: kernel
+kernel: packages ## Build the guest kernel, once
+	@guest/kernel/build.sh
+
+.PHONY: build
+build: packages ## Build the plimsoll command (target/x86_64-unknown-linux-gnu/release/plimsoll)
+	cargo build --release --locked
+
+.PHONY: bench
+bench: setup ## Measure containers and VMs, and write the report (PLIMSOLL_PLAN=quick|default|full)
+	@tools/packages $(PACKAGES_BENCH)
+	cargo bench --locked
+
+.PHONY: test
+test: packages kernel ## Run all tests, in the lab too, and prove that nothing is left
+	@tools/packages $(PACKAGES_TEST)
+	@tests/nothing-left before
+	cargo test --locked --workspace --no-fail-fast
+	$(MAKE) --no-print-directory lab
+	@tests/nothing-left after
+
+.PHONY: lab
+lab: packages kernel ## Run the whole-program tests on emulated hardware KVM and cgroup v2
+	@tools/packages $(PACKAGES_LAB)
+	@lab/test
+
+.PHONY: lint
+lint: packages ## Check format, clippy and documentation
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+.PHONY: clean
+clean: ## Remove what was built here (the guest kernel in /var/cache/plimsoll stays)
+	cargo clean
