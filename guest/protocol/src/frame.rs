@@ -133,6 +133,27 @@ impl Decoder {
     /// [`FrameError`] when the length field is out of bounds; every later call gives the same error.
     #[allow(clippy::should_implement_trait)] // An iterator cannot lend its buffer.
     pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+        let Some(length) = self.whole()?.map(<[u8]>::len) else {
+            return Ok(None);
+        };
+        let body = self.begin + LENGTH;
+        self.begin = body + length;
+        Ok(Some(Frame {
+            kind: self.buffer[body],
+            payload: &self.buffer[body + 1..body + length],
+        }))
+    }
+
+    /// Whether [`Decoder::next`] has a frame to give.
+    ///
+    /// # Errors
+    /// As [`Decoder::next`].
+    pub fn ready(&self) -> Result<bool, FrameError> {
+        self.whole().map(|body| body.is_some())
+    }
+
+    /// The kind and payload of the frame that has been received whole, if one has.
+    fn whole(&self) -> Result<Option<&[u8]>, FrameError> {
         let held = &self.buffer[self.begin..self.end];
         let Some((length, rest)) = held.split_first_chunk::<LENGTH>() else {
             return Ok(None);
@@ -147,14 +168,7 @@ impl Decoder {
                 limit: self.limit,
             });
         }
-        let Some(body) = rest.get(..length) else {
-            return Ok(None);
-        };
-        self.begin += LENGTH + length;
-        Ok(Some(Frame {
-            kind: body[0],
-            payload: &body[1..],
-        }))
+        Ok(rest.get(..length))
     }
 
     /// How many bytes have been received and not yet given out.

@@ -1,0 +1,384 @@
+//! The root file system: the image's layers, the writable layer, and what every Linux program expects to find mounted.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use guest_protocol::{File, GuestConfig, ImageDisk, Mount};
+
+use crate::failure::{Context, Failure};
+use crate::sys::{Errno, Fd, file, mount, process, time};
+
+const NOSUID: u64 = libc::MS_NOSUID;
+const NODEV: u64 = libc::MS_NODEV;
+const NOEXEC: u64 = libc::MS_NOEXEC;
+
+/// The instance's writes, to be brought to rest when it has ended.
+pub(crate) struct Root {
+    /// The root directory of the writable disk's file system, if there is one.
+    writable: Option<Fd>,
+}
+
+impl Root {
+    /// Makes the writes durable. Freezing writes everything back, commits and closes the journal, flushes the disk, and leaves
+    /// a clean file system, as an unmount would, and needs no unmount of what is still in use.
+    pub(crate) fn settle(&self) {
+        if let Some(writable) = &self.writable
+            && file::freeze(writable).is_err()
+        {
+            process::sync();
+        }
+    }
+}
+
+/// Builds the root file system and makes it the agent's own.
+pub(crate) fn prepare(config: &GuestConfig) -> Result<Root, Failure> {
+    if config.realtime_ns != 0 {
+        time::set_realtime(config.realtime_ns).or_fail(|| "set the clock")?;
+    }
+    if !config.entropy.is_empty() {
+        let random = file::open(c"/dev/random", libc::O_RDONLY).or_fail(|| "open /dev/random")?;
+        file::add_entropy(&random, &config.entropy).or_fail(|| "add entropy")?;
+    }
+    let writable = mount_writable(config.writable.as_deref())?;
+    let lower = mount_layers(&config.image)?;
+    mount_overlay(&lower)?;
+    let made = make_files(&config.files)?;
+    switch_root()?;
+    mount_defaults(config.shm_bytes)?;
+    config.mounts.iter().try_for_each(mount_one)?;
+    lay_files(&config.files, &made)?;
+    process::set_hostname(&config.hostname)
+        .or_fail(|| format!("set the host name {:?}", config.hostname))?;
+    match file::interface_up(b"lo") {
+        // A kernel without a network has no loopback device either.
+        Ok(()) | Err(Errno(libc::EAFNOSUPPORT | libc::ENODEV)) => {}
+        Err(errno) => return Err(Failure::system("switch the loopback interface on", errno)),
+    }
+    Ok(Root { writable })
+}
+
+/// Makes the root file system read-only, once everything that is made in it has been.
+pub(crate) fn make_read_only() -> Result<(), Failure> {
+    let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
+    mount::mount(c"", c"/", c"", flags, c"").or_fail(|| "make the root file system read-only")
+}
+
+/// Mounts what takes the writes on /write.
+fn mount_writable(device: Option<&str>) -> Result<Option<Fd>, Failure> {
+    let Some(device) = device else {
+        mount::mount(c"tmpfs", c"/write", c"tmpfs", 0, c"mode=755").or_fail(|| "mount tmpfs")?;
+        make_upper()?;
+        return Ok(None);
+    };
+    mount::mount(&c_string(device)?, c"/write", c"ext4", 0, c"")
+        .or_fail(|| format!("mount the writable disk {device} as ext4"))?;
+    let directory = file::open(c"/write", libc::O_RDONLY | libc::O_DIRECTORY)
+        .or_fail(|| "open the writable disk's root directory")?;
+    Ok(Some(directory))
+}
+
+fn make_upper() -> Result<(), Failure> {
+    for path in [c"/write/upper", c"/write/work"] {
+        match file::make_directory(path, 0o755) {
+            Ok(()) | Err(Errno(libc::EEXIST)) => {}
+            Err(errno) => return Err(Failure::system("make the overlay's upper directory", errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Mounts the layers, and gives overlay's list of them.
+///
+/// A single layer is the whole disk. Several are parts of it, made into partitions by BLKPG: so any number of layers is one
+/// virtio device, and 127 of them need neither a partition table nor more than the eight devices that QEMU's microvm has.
+fn mount_layers(image: &ImageDisk) -> Result<String, Failure> {
+    let device_path = c_string(&image.device)?;
+    if let [_] = image.layers.as_slice() {
+        mount_layer(&device_path, c"/image", 0, &image.device)?;
+        return Ok(String::from("/image"));
+    }
+    if image.layers.is_empty() {
+        return Err(Failure::config("the image has no layers"));
+    }
+    let device =
+        file::open(&device_path, libc::O_RDONLY).or_fail(|| format!("open {}", image.device))?;
+    let mut lower = String::new();
+    for (number, layer) in (1i32..).zip(&image.layers) {
+        let (Ok(offset), Ok(length)) = (i64::try_from(layer.offset), i64::try_from(layer.length))
+        else {
+            return Err(Failure::config("a layer lies beyond any disk"));
+        };
+        file::add_partition(&device, number, offset, length).or_fail(|| {
+            format!(
+                "make bytes {offset}+{length} of {} a partition",
+                image.device
+            )
+        })?;
+        let target = format!("/image/{number}");
+        let target_path = c_string(&target)?;
+        file::make_directory(&target_path, 0o755).or_fail(|| format!("make {target}"))?;
+        let part = format!("{}{number}", image.device);
+        mount_layer(&c_string(&part)?, &target_path, offset, &image.device)?;
+        if !lower.is_empty() {
+            lower.push(':');
+        }
+        lower.push_str(&target);
+    }
+    Ok(lower)
+}
+
+fn mount_layer(device: &CStr, target: &CStr, offset: i64, disk: &str) -> Result<(), Failure> {
+    mount::mount(device, target, c"erofs", libc::MS_RDONLY, c"")
+        .or_fail(|| format!("mount the layer at byte {offset} of {disk} as EROFS"))
+}
+
+/// The same options as the container backend's overlay: what is on the writable disk can be read by either.
+fn mount_overlay(lower: &str) -> Result<(), Failure> {
+    let options = format!(
+        "lowerdir={lower},upperdir=/write/upper,workdir=/write/work,index=off,metacopy=off"
+    );
+    let options = c_string(&options)?;
+    let overlay = || mount::mount(c"overlay", c"/root", c"overlay", 0, &options);
+    match overlay() {
+        // A disk that has never been used lacks the two directories.
+        Err(Errno(libc::ENOENT)) => {
+            make_upper()?;
+            overlay()
+        }
+        other => other,
+    }
+    .or_fail(|| "mount the overlay of the image's layers")
+}
+
+/// Makes /root the root directory. An initial RAM disk cannot be pivoted away from, only mounted over.
+fn switch_root() -> Result<(), Failure> {
+    mount::change_directory(c"/root")
+        .and_then(|()| mount::mount(c".", c"/", c"", libc::MS_MOVE, c""))
+        .and_then(|()| mount::change_root(c"."))
+        .or_fail(|| "make the image the root directory")
+}
+
+/// What docker mounts for a container, with the same options; /proc is the process's own to mount, since it shows the PID
+/// namespace of whoever mounts it. Nothing is masked or read-only: the kernel below is the instance's alone.
+fn mount_defaults(shm_bytes: u64) -> Result<(), Failure> {
+    let closed = NOSUID | NODEV | NOEXEC;
+    make_devices()?;
+    must(
+        c"devpts",
+        c"/dev/pts",
+        NOSUID | NOEXEC,
+        c"newinstance,ptmxmode=0666,mode=0620,gid=5",
+    )?;
+    let size = c_string(&format!("mode=1777,size={shm_bytes}"))?;
+    must(c"tmpfs", c"/dev/shm", closed, &size)?;
+    may(c"mqueue", c"/dev/mqueue", closed)?;
+    must(c"sysfs", c"/sys", closed, c"")?;
+    may(c"cgroup2", c"/sys/fs/cgroup", closed)
+}
+
+/// Mounts what a kernel must have.
+fn must(filesystem: &CStr, target: &CStr, flags: u64, data: &CStr) -> Result<(), Failure> {
+    mount_making(filesystem, target, filesystem, flags, data).or_fail(|| {
+        format!(
+            "mount {} on {}",
+            filesystem.to_string_lossy(),
+            target.to_string_lossy()
+        )
+    })
+}
+
+/// Mounts what a kernel may be built without.
+fn may(filesystem: &CStr, target: &CStr, flags: u64) -> Result<(), Failure> {
+    match mount_making(filesystem, target, filesystem, flags, c"") {
+        Ok(()) | Err(Errno(libc::ENODEV | libc::ENOENT)) => Ok(()),
+        Err(errno) => Err(Failure::system(
+            format!(
+                "mount {} on {}",
+                filesystem.to_string_lossy(),
+                target.to_string_lossy()
+            ),
+            errno,
+        )),
+    }
+}
+
+/// Mounts, and makes the directory to mount on when it is missing.
+pub(crate) fn mount_making(
+    source: &CStr,
+    target: &CStr,
+    filesystem: &CStr,
+    flags: u64,
+    data: &CStr,
+) -> Result<(), Errno> {
+    match mount::mount(source, target, filesystem, flags, data) {
+        Err(Errno(libc::ENOENT)) => {
+            make_directories(target)?;
+            mount::mount(source, target, filesystem, flags, data)
+        }
+        other => other,
+    }
+}
+
+/// The devices and links that docker's /dev has.
+fn make_devices() -> Result<(), Failure> {
+    /// Name, major and minor number: Linux's Documentation/admin-guide/devices.txt.
+    const DEVICES: [(&CStr, u32, u32); 6] = [
+        (c"/dev/null", 1, 3),
+        (c"/dev/zero", 1, 5),
+        (c"/dev/full", 1, 7),
+        (c"/dev/random", 1, 8),
+        (c"/dev/urandom", 1, 9),
+        (c"/dev/tty", 5, 0),
+    ];
+    const LINKS: [(&CStr, &CStr); 6] = [
+        (c"/proc/self/fd", c"/dev/fd"),
+        (c"/proc/self/fd/0", c"/dev/stdin"),
+        (c"/proc/self/fd/1", c"/dev/stdout"),
+        (c"/proc/self/fd/2", c"/dev/stderr"),
+        (c"/proc/kcore", c"/dev/core"),
+        (c"pts/ptmx", c"/dev/ptmx"),
+    ];
+    must(
+        c"tmpfs",
+        c"/dev",
+        NOSUID | libc::MS_STRICTATIME,
+        c"mode=755,size=65536k",
+    )?;
+    let make = || {
+        for (path, major, minor) in DEVICES {
+            file::make_device(path, 0o666, major, minor)?;
+        }
+        for (target, path) in LINKS {
+            file::make_symlink(target, path)?;
+        }
+        for path in [c"/dev/pts", c"/dev/shm", c"/dev/mqueue"] {
+            file::make_directory(path, 0o755)?;
+        }
+        Ok(())
+    };
+    make().or_fail(|| "fill /dev")
+}
+
+fn mount_one(wanted: &Mount) -> Result<(), Failure> {
+    let target = absolute(&wanted.target)?;
+    mount_making(
+        &c_string(&wanted.source)?,
+        &target,
+        &c_string(&wanted.filesystem)?,
+        wanted.flags,
+        &c_string(&wanted.data)?,
+    )
+    .or_fail(|| format!("mount {} on {}", wanted.filesystem, wanted.target))
+}
+
+/// Makes the files that will lie over the image's, in the initial RAM disk, which is out of the process's sight.
+fn make_files(files: &[File]) -> Result<Vec<Fd>, Failure> {
+    let make = |(number, wanted): (usize, &File)| {
+        let path = c_string(&format!("/file-{number}"))?;
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
+        let file = file::create(&path, flags, wanted.mode & 0o7777)
+            .and_then(|made| file::write_all(&made, wanted.contents.as_bytes()).map(|()| made));
+        file.or_fail(|| format!("make the file for {}", wanted.path))
+    };
+    files.iter().enumerate().map(make).collect()
+}
+
+/// Mounts the files in their places.
+fn lay_files(files: &[File], made: &[Fd]) -> Result<(), Failure> {
+    for (wanted, made) in files.iter().zip(made) {
+        let path = absolute(&wanted.path)?;
+        let lay = || match mount::bind_file(made, &path) {
+            Err(Errno(libc::ENOENT)) => {
+                if let Some(parent) = parent(&path) {
+                    make_directories(&parent)?;
+                }
+                file::create(&path, libc::O_WRONLY | libc::O_CREAT, 0o644)?;
+                mount::bind_file(made, &path)
+            }
+            other => other,
+        };
+        lay().or_fail(|| format!("lay a file over {}", wanted.path))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory and those above it; what exists is no error.
+pub(crate) fn make_directories(path: &CStr) -> Result<(), Errno> {
+    let bytes = path.to_bytes();
+    let mut outcome = Ok(());
+    for end in 1..=bytes.len() {
+        if bytes.get(end).is_none_or(|byte| *byte == b'/') {
+            let part = CString::new(bytes.get(..end).unwrap_or_default())
+                .map_err(|_| Errno(libc::EINVAL))?;
+            outcome = file::make_directory(&part, 0o755);
+        }
+    }
+    match outcome {
+        Err(Errno(libc::EEXIST)) => Ok(()),
+        other => other,
+    }
+}
+
+fn parent(path: &CStr) -> Option<CString> {
+    let bytes = path.to_bytes();
+    let end = bytes.iter().rposition(|byte| *byte == b'/')?;
+    CString::new(bytes.get(..end)?)
+        .ok()
+        .filter(|parent| !parent.is_empty())
+}
+
+/// An absolute path for a system call.
+pub(crate) fn absolute(path: &str) -> Result<CString, Failure> {
+    if !path.starts_with('/') {
+        return Err(Failure::config(format!(
+            "the path {path:?} is not absolute"
+        )));
+    }
+    c_string(path)
+}
+
+pub(crate) fn c_string(text: &str) -> Result<CString, Failure> {
+    CString::new(Vec::from(text))
+        .map_err(|_| Failure::config(format!("{text:?} holds a zero byte")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn every_missing_directory_of_a_path_is_made() {
+        let base = std::env::temp_dir().join(format!("plimsoll-agent-{}", std::process::id()));
+        let deep = base.join("a//b/c/");
+        let path = CString::new(deep.as_os_str().as_bytes()).unwrap();
+        make_directories(&path).unwrap();
+        make_directories(&path).unwrap();
+        assert!(base.join("a/b/c").is_dir());
+        std::fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_a_directory_is_an_error() {
+        assert_eq!(
+            make_directories(c"/proc/version/x"),
+            Err(Errno(libc::ENOTDIR))
+        );
+    }
+
+    #[test]
+    fn a_relative_path_and_a_zero_byte_are_refused() {
+        assert!(absolute("etc").is_err());
+        assert!(absolute("/etc\0").is_err());
+        assert_eq!(absolute("/etc").unwrap().as_c_str(), c"/etc");
+    }
+
+    #[test]
+    fn the_parent_of_a_file_in_the_root_is_nothing_to_make() {
+        assert_eq!(parent(c"/hosts"), None);
+        assert_eq!(parent(c"/etc/hosts").as_deref(), Some(c"/etc"));
+    }
+}
