@@ -18,11 +18,15 @@
 //! ```
 
 mod accelerator;
+mod arch;
 pub mod cmdline;
 mod config;
+mod devices;
 mod error;
+mod kernel;
 pub mod kvm;
 mod machine;
+mod memory;
 pub mod process;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};

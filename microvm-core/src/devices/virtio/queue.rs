@@ -1,0 +1,556 @@
+//! A virtqueue, as a device uses it: chains out, used chains in, and nothing of what the driver wrote taken on trust.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::memory::Memory;
+
+/// The queue itself makes no sense any more: the driver must reset the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Broken;
+
+/// The driver wants no interrupts (section 2.7.6, VIRTQ_AVAIL_F_NO_INTERRUPT).
+const NO_INTERRUPT: u16 = 1;
+
+/// How many chains one notification may take, in multiples of the queue's size, before others have their turn.
+const ROUNDS: u32 = 4;
+
+/// A queue and the memory it lies in.
+pub(crate) struct VirtQueue {
+    queue: Queue,
+    memory: Arc<Memory>,
+    /// Chains were returned since the driver was last told.
+    returned: bool,
+    /// Chains were left for another turn.
+    again: bool,
+}
+
+/// Memory of the guest's that one descriptor names. Lies within guest memory as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Buffer {
+    /// Where it starts.
+    pub(crate) at: GuestAddress,
+    /// Its length in bytes.
+    pub(crate) bytes: u32,
+}
+
+/// A descriptor chain that was followed to its end and found well-formed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Its first descriptor, by which it is returned.
+    pub(crate) head: u16,
+    /// What the device may read.
+    pub(crate) readable: Vec<Buffer>,
+    /// What the device may write.
+    pub(crate) writable: Vec<Buffer>,
+}
+
+/// What comes out of a queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Popped {
+    /// Nothing is there.
+    Empty,
+    /// A chain.
+    Chain,
+    /// Something malformed, which is to be returned with nothing done.
+    Malformed,
+}
+
+impl Chain {
+    /// All bytes that the device may read.
+    pub(crate) fn readable_bytes(&self) -> u64 {
+        total(&self.readable)
+    }
+
+    /// All bytes that the device may write.
+    pub(crate) fn writable_bytes(&self) -> u64 {
+        total(&self.writable)
+    }
+
+    /// Copies readable bytes, from `skip` on, until `into` is full; false when there are too few.
+    pub(crate) fn read(&self, memory: &Memory, skip: u64, into: &mut [u8]) -> bool {
+        let mut done = 0;
+        for part in parts(&self.readable, skip, into.len() as u64) {
+            let piece = &mut into[done..done + part.bytes as usize];
+            if memory.read_slice(piece, part.at).is_err() {
+                return false;
+            }
+            done += part.bytes as usize;
+        }
+        done == into.len()
+    }
+
+    /// Copies bytes to the writable ones, from `skip` on; false when there is too little room.
+    pub(crate) fn write(&self, memory: &Memory, skip: u64, from: &[u8]) -> bool {
+        let mut done = 0;
+        for part in parts(&self.writable, skip, from.len() as u64) {
+            let piece = &from[done..done + part.bytes as usize];
+            if memory.write_slice(piece, part.at).is_err() {
+                return false;
+            }
+            done += part.bytes as usize;
+        }
+        done == from.len()
+    }
+}
+
+fn total(buffers: &[Buffer]) -> u64 {
+    buffers.iter().map(|buffer| u64::from(buffer.bytes)).sum()
+}
+
+/// The pieces of these buffers that hold `bytes` bytes behind the first `skip`.
+fn parts(buffers: &[Buffer], skip: u64, bytes: u64) -> impl Iterator<Item = Buffer> + '_ {
+    let (mut skip, mut left) = (skip, bytes);
+    buffers.iter().filter_map(move |buffer| {
+        let length = u64::from(buffer.bytes);
+        let skipped = skip.min(length);
+        skip -= skipped;
+        let taken = left.min(length - skipped);
+        left -= taken;
+        (taken > 0).then(|| Buffer {
+            at: GuestAddress(buffer.at.0 + skipped),
+            bytes: taken as u32,
+        })
+    })
+}
+
+/// Guest memory for the kernel to read from or write to, as readv and its kin take it.
+///
+/// The pointers are good while `memory` is mapped. Guest memory is not Rust memory: the guest changes it as it likes, and
+/// only the kernel copies from and to it here.
+pub(crate) fn io_vectors(
+    memory: &Memory,
+    buffers: &[Buffer],
+    skip: u64,
+    bytes: u64,
+    into: &mut Vec<libc::iovec>,
+) -> io::Result<()> {
+    into.clear();
+    for part in parts(buffers, skip, bytes) {
+        let slice = memory
+            .get_slice(part.at, part.bytes as usize)
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        into.push(libc::iovec {
+            iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+            iov_len: part.bytes as usize,
+        });
+    }
+    Ok(())
+}
+
+impl VirtQueue {
+    /// A queue of at most this size, a power of two.
+    pub(crate) fn new(max_size: u16, memory: Arc<Memory>) -> Result<Self, Broken> {
+        let queue = Queue::new(max_size).map_err(|_| Broken)?;
+        Ok(Self {
+            queue,
+            memory,
+            returned: false,
+            again: false,
+        })
+    }
+
+    /// The registers of the queue.
+    pub(crate) fn registers(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+
+    /// The memory it lies in.
+    pub(crate) fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
+    /// Whether its rings lie in memory as a whole and the driver has called it ready.
+    pub(crate) fn is_valid(&self) -> bool {
+        self.queue.is_valid(self.memory.as_ref())
+    }
+
+    /// Whether the driver has called it ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.queue.ready()
+    }
+
+    /// Takes the next chain, if there is one, and says what came.
+    pub(crate) fn pop(&mut self, chain: &mut Chain) -> Result<Popped, Broken> {
+        chain.readable.clear();
+        chain.writable.clear();
+        if !self.queue.ready() {
+            return Ok(Popped::Empty);
+        }
+        let limit = usize::from(self.queue.size());
+        let mut heads = self.queue.iter(self.memory.as_ref()).map_err(|_| Broken)?;
+        let Some(mut descriptors) = heads.next() else {
+            return Ok(Popped::Empty);
+        };
+        chain.head = descriptors.head_index();
+        let mut goes_on = true;
+        for descriptor in descriptors.by_ref() {
+            let buffer = Buffer {
+                at: descriptor.addr(),
+                bytes: descriptor.len(),
+            };
+            let inside = self.memory.check_range(buffer.at, buffer.bytes as usize);
+            let too_many = chain.readable.len() + chain.writable.len() == limit;
+            let out_of_order = !descriptor.is_write_only() && !chain.writable.is_empty();
+            if (buffer.bytes > 0 && !inside) || too_many || out_of_order {
+                return Ok(Popped::Malformed);
+            }
+            match descriptor.is_write_only() {
+                true => chain.writable.push(buffer),
+                false => chain.readable.push(buffer),
+            }
+            goes_on = descriptor.has_next();
+        }
+        // The iterator ends without a word at a bad index, at a table outside memory, and in a loop; then the last
+        // descriptor still says that the chain goes on.
+        Ok(if goes_on {
+            Popped::Malformed
+        } else {
+            Popped::Chain
+        })
+    }
+
+    /// Gives back the chain that was taken last, so that it comes again.
+    pub(crate) fn undo_pop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Returns a chain, of which the device has written this many bytes.
+    pub(crate) fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
+        self.returned = true;
+        self.queue
+            .add_used(self.memory.as_ref(), head, written)
+            .map_err(|_| Broken)
+    }
+
+    /// Takes every chain that comes, gives it to `each`, and returns it with what `each` says it has written.
+    ///
+    /// A guest that keeps adding gets another turn after others had theirs: see [`Self::take_again`].
+    pub(crate) fn drain(
+        &mut self,
+        mut each: impl FnMut(&Memory, &Chain) -> u32,
+    ) -> Result<(), Broken> {
+        let memory = self.memory();
+        let mut chain = Chain::default();
+        let mut left = u32::from(self.queue.size()) * ROUNDS;
+        loop {
+            self.queue
+                .disable_notification(memory.as_ref())
+                .map_err(|_| Broken)?;
+            loop {
+                match self.pop(&mut chain)? {
+                    Popped::Empty => break,
+                    Popped::Chain => {
+                        let written = each(&memory, &chain);
+                        self.push(chain.head, written)?;
+                    }
+                    Popped::Malformed => self.push(chain.head, 0)?,
+                }
+                left -= 1;
+                if left == 0 {
+                    self.again = true;
+                    return Ok(());
+                }
+            }
+            if !self.want_notification()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks to be notified from now on; true when something is there already.
+    pub(crate) fn want_notification(&mut self) -> Result<bool, Broken> {
+        match self.queue.ready() {
+            true => self
+                .queue
+                .enable_notification(self.memory.as_ref())
+                .map_err(|_| Broken),
+            false => Ok(false),
+        }
+    }
+
+    /// Leaves something for another turn.
+    pub(crate) fn come_again(&mut self) {
+        self.again = true;
+    }
+
+    /// Whether [`Self::drain`] or a device has left something for another turn.
+    pub(crate) fn take_again(&mut self) -> bool {
+        std::mem::take(&mut self.again)
+    }
+
+    /// Whether the driver is to be interrupted for what was returned since this was last asked.
+    pub(crate) fn take_signal(&mut self) -> bool {
+        if !std::mem::take(&mut self.returned) {
+            return false;
+        }
+        if self.queue.event_idx_enabled() {
+            return self
+                .queue
+                .needs_notification(self.memory.as_ref())
+                .unwrap_or(true);
+        }
+        // All writes to the used ring come before this look at the driver's wish.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .unwrap_or(0);
+        u16::from_le(flags) & NO_INTERRUPT == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::devices::virtio::testing::{Descriptor, Driver, INDIRECT, NEXT, WRITE};
+
+    fn pop(driver: &mut Driver) -> (Popped, Chain) {
+        let mut chain = Chain::default();
+        let popped = driver.queue.pop(&mut chain).unwrap();
+        (popped, chain)
+    }
+
+    #[test]
+    fn a_chain_comes_out_as_it_was_put_in() {
+        let mut driver = Driver::new(8);
+        driver.add(&[
+            Descriptor::read(0x1_0000, 16),
+            Descriptor::write(0x2_0000, 512),
+            Descriptor::write(0x3_0000, 1),
+        ]);
+        let (popped, chain) = pop(&mut driver);
+        assert_eq!(popped, Popped::Chain);
+        assert_eq!(
+            chain.readable,
+            [Buffer {
+                at: GuestAddress(0x1_0000),
+                bytes: 16
+            }]
+        );
+        assert_eq!((chain.readable_bytes(), chain.writable_bytes()), (16, 513));
+        assert_eq!(pop(&mut driver).0, Popped::Empty);
+        driver.queue.push(chain.head, 513).unwrap();
+        assert_eq!(driver.used(), [(0, 513)]);
+    }
+
+    #[test]
+    fn malformed_chains_are_told_apart_from_good_ones() {
+        let end = Driver::memory_bytes();
+        let bad: &[(&str, &[Descriptor])] = &[
+            ("past the end of memory", &[Descriptor::read(end - 8, 16)]),
+            ("in no memory at all", &[Descriptor::read(u64::MAX - 4, 16)]),
+            (
+                "readable after writable",
+                &[
+                    Descriptor::write(0x1_0000, 1),
+                    Descriptor::read(0x1_0000, 1),
+                ],
+            ),
+        ];
+        for (what, descriptors) in bad {
+            let mut driver = Driver::new(8);
+            driver.add(descriptors);
+            assert_eq!(pop(&mut driver).0, Popped::Malformed, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_loop_and_a_bad_next_end_as_malformed() {
+        for next in [0, 1, 7, 8, 0xffff] {
+            let mut driver = Driver::new(8);
+            let looped = Descriptor {
+                at: 0x1_0000,
+                bytes: 1,
+                flags: NEXT,
+                next,
+            };
+            driver.put(0, looped);
+            driver.put(1, Descriptor { next: 0, ..looped });
+            driver.put(7, Descriptor { next: 7, ..looped });
+            driver.offer(0);
+            assert_eq!(pop(&mut driver).0, Popped::Malformed, "next {next}");
+        }
+    }
+
+    #[test]
+    fn indirect_tables_are_followed_once_and_no_further_than_the_queue_is_long() {
+        let mut driver = Driver::new(8);
+        driver.put(
+            0,
+            Descriptor {
+                at: 0x4_0000,
+                bytes: 32,
+                flags: INDIRECT,
+                next: 0,
+            },
+        );
+        driver.put_at(
+            0x4_0000,
+            Descriptor {
+                at: 0x1_0000,
+                bytes: 4,
+                flags: NEXT,
+                next: 1,
+            },
+        );
+        driver.put_at(
+            0x4_0010,
+            Descriptor {
+                at: 0x1_0000,
+                bytes: 4,
+                flags: WRITE,
+                next: 0,
+            },
+        );
+        driver.offer(0);
+        assert_eq!(pop(&mut driver).0, Popped::Chain);
+        // A table in a table.
+        driver.put_at(
+            0x4_0010,
+            Descriptor {
+                at: 0x4_0000,
+                bytes: 32,
+                flags: INDIRECT,
+                next: 0,
+            },
+        );
+        driver.offer(0);
+        assert_eq!(pop(&mut driver).0, Popped::Malformed);
+        // A table that is longer than the queue.
+        driver.put(
+            0,
+            Descriptor {
+                at: 0x4_0000,
+                bytes: 16 * 9,
+                flags: INDIRECT,
+                next: 0,
+            },
+        );
+        for index in 0..9u16 {
+            let flags = if index < 8 { NEXT } else { 0 };
+            driver.put_at(
+                0x4_0000 + 16 * u64::from(index),
+                Descriptor {
+                    at: 0x1_0000,
+                    bytes: 1,
+                    flags,
+                    next: index + 1,
+                },
+            );
+        }
+        driver.offer(0);
+        assert_eq!(pop(&mut driver).0, Popped::Malformed);
+    }
+
+    #[test]
+    fn an_available_index_that_jumps_breaks_the_queue() {
+        let mut driver = Driver::new(8);
+        driver.set_available(9);
+        assert_eq!(driver.queue.pop(&mut Chain::default()), Err(Broken));
+    }
+
+    #[test]
+    fn a_head_beyond_the_table_breaks_the_queue_when_it_is_returned() {
+        let mut driver = Driver::new(8);
+        driver.offer(8);
+        assert_eq!(driver.queue.drain(|_, _| 0), Err(Broken));
+    }
+
+    #[test]
+    fn pieces_are_read_and_written_across_buffers() {
+        let mut driver = Driver::new(8);
+        driver.add(&[
+            Descriptor::read(0x1_0000, 3),
+            Descriptor::read(0x2_0000, 5),
+            Descriptor::write(0x3_0000, 2),
+            Descriptor::write(0x4_0000, 2),
+        ]);
+        driver
+            .memory
+            .write_slice(b"abc", GuestAddress(0x1_0000))
+            .unwrap();
+        driver
+            .memory
+            .write_slice(b"defgh", GuestAddress(0x2_0000))
+            .unwrap();
+        let (_, chain) = pop(&mut driver);
+        let mut piece = [0; 4];
+        assert!(chain.read(&driver.memory, 2, &mut piece));
+        assert_eq!(&piece, b"cdef");
+        assert!(
+            !chain.read(&driver.memory, 5, &mut piece),
+            "only three are left"
+        );
+        assert!(chain.write(&driver.memory, 1, b"xyz"));
+        assert_eq!(
+            driver
+                .memory
+                .read_obj::<[u8; 2]>(GuestAddress(0x3_0000))
+                .unwrap(),
+            *b"\0x"
+        );
+        assert_eq!(
+            driver
+                .memory
+                .read_obj::<[u8; 2]>(GuestAddress(0x4_0000))
+                .unwrap(),
+            *b"yz"
+        );
+        assert!(!chain.write(&driver.memory, 1, b"wxyz"));
+    }
+
+    #[test]
+    fn a_driver_that_wants_no_interrupts_gets_none() {
+        let mut driver = Driver::new(8);
+        assert!(!driver.queue.take_signal(), "nothing was returned");
+        driver.add(&[Descriptor::read(0x1_0000, 1)]);
+        driver.queue.drain(|_, _| 0).unwrap();
+        assert!(driver.queue.take_signal());
+        driver.set_available_flags(NO_INTERRUPT);
+        driver.add(&[Descriptor::read(0x1_0000, 1)]);
+        driver.queue.drain(|_, _| 0).unwrap();
+        assert!(!driver.queue.take_signal());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_driver_writes_every_chain_is_returned_or_the_queue_is_broken(
+            descriptors in prop::collection::vec((any::<u64>(), any::<u32>(), any::<u16>(), any::<u16>()), 16),
+            near in any::<bool>(),
+            heads in prop::collection::vec(any::<u16>(), 1..16),
+        ) {
+            let mut driver = Driver::new(16);
+            for (index, (at, bytes, flags, next)) in descriptors.into_iter().enumerate() {
+                // Half of the time close to what a driver would write, so that more of it is followed.
+                let (at, bytes, next) = match near {
+                    true => (at % (2 * Driver::memory_bytes()), bytes % 0x1_0000, next % 17),
+                    false => (at, bytes, next),
+                };
+                driver.put(index as u16, Descriptor { at, bytes, flags: flags & 7, next });
+            }
+            for head in &heads {
+                driver.offer(head % 17);
+            }
+            let memory_bytes = Driver::memory_bytes();
+            let mut seen = 0;
+            let drained = driver.queue.drain(|_, chain| {
+                for buffer in chain.readable.iter().chain(&chain.writable) {
+                    assert!(buffer.bytes == 0 || buffer.at.0 + u64::from(buffer.bytes) <= memory_bytes);
+                }
+                seen += 1;
+                0
+            });
+            prop_assert!(seen <= heads.len());
+            if drained.is_ok() {
+                prop_assert_eq!(driver.used().len(), heads.len());
+            }
+        }
+    }
+}
