@@ -87,6 +87,7 @@ fn main() -> Result<()> {
     let busybox = out.join("busybox");
     copy_busybox(&busybox)?;
     embed("busybox", &busybox, &mut constants)?;
+    list_applets(&mut constants)?;
     fs::write(out.join("programs.rs"), constants)?;
     Ok(())
 }
@@ -141,6 +142,24 @@ fn copy_busybox(to: &Path) -> Result<()> {
         .into());
     }
     fs::write(to, bytes)?;
+    Ok(())
+}
+
+/// Writes down which programs busybox is, by the paths they have in a root file system.
+fn list_applets(constants: &mut String) -> Result<()> {
+    let output = Command::new(BUSYBOX)
+        .arg("--list-full")
+        .output()
+        .map_err(|error| format!("cannot run {BUSYBOX}: {error}"))?;
+    let list = String::from_utf8(output.stdout)?;
+    let applets: Vec<&str> = list.lines().collect();
+    if !output.status.success() || applets.is_empty() {
+        return Err(format!("{BUSYBOX} --list-full tells nothing").into());
+    }
+    writeln!(
+        constants,
+        "/// The programs that [`BUSYBOX`] is, as paths without the leading slash.\npub const APPLETS: &[&str] = &{applets:?};"
+    )?;
     Ok(())
 }
 
