@@ -5,10 +5,12 @@
 
 pub mod analysis;
 pub mod format;
+pub mod page;
 pub mod results;
 pub mod rules;
 pub mod stats;
 pub mod verdict;
 
+pub use page::write_report;
 pub use results::{Error, Results};
 pub use verdict::{Answer, Verdict, verdicts};

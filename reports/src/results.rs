@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 mod file;
 
+pub(crate) use file::replace;
 pub use file::{Error, MAX_FILE_BYTES};
 
 /// What the `kind` field of every result file says.
