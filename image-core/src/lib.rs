@@ -1,1 +1,36 @@
-//! OCI images: store, layers, archives, root file systems.
+//! OCI images: the store they are kept in, the archives they come in, their layers as containers and virtual machines use them.
+//!
+//! A [`Store`] is a directory. [`Store::import`] and [`Store::load`] put images in, [`Store::resolve`] finds them,
+//! [`Store::layer_dirs`] and [`Store::erofs_layers`] give what a container's overlay and a virtual machine's disk are made of.
+//!
+//! **Invariants.** Content is named by its SHA-256 and never changes. What can be seen in a store is whole, whenever a process is
+//! killed. Nothing that an archive says reaches a file outside the directory it is unpacked into. This crate knows nothing of
+//! backends and instances.
+
+mod archive;
+mod builder;
+mod change;
+mod digest;
+mod erofs;
+mod error;
+mod import;
+mod ingest;
+mod limits;
+mod load;
+mod reference;
+mod store;
+mod timestamp;
+mod union;
+mod unpack;
+mod words;
+
+pub use builder::TarBuilder;
+pub use change::{Change, apply};
+pub use digest::Digest;
+pub use erofs::ErofsLayer;
+pub use error::{Error, Result};
+pub use import::ImportOptions;
+pub use limits::Limits;
+pub use reference::Reference;
+pub use store::{Image, ImageSummary, Removed, Store};
+pub use words::Word;

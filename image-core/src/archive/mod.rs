@@ -1,0 +1,14 @@
+//! Reading archives: compression by its magic, tar by its headers, bytes carried between threads.
+
+mod compression;
+mod header;
+mod pax;
+mod pipe;
+mod reader;
+mod sparse;
+
+pub(crate) use compression::{Compression, Decoder};
+pub(crate) use header::is_tar;
+pub(crate) use pipe::{CHUNK, ChunkReader, ChunkSender, fill, pipe};
+pub(crate) use reader::{Entry, Kind, TarReader, Timestamp};
+pub(crate) use sparse::Extent;

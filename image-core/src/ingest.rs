@@ -1,0 +1,250 @@
+//! One layer archive, read once: stored as a blob, digested twice, inflated and unpacked at the same time.
+//!
+//! Three threads carry 256 KiB chunks: the caller's reads, digests and stores; a second inflates and digests what comes out
+//! (compressed archives only); a third unpacks.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::archive::{
+    CHUNK, ChunkReader, ChunkSender, Compression, Decoder, TarReader, fill, is_tar, pipe,
+};
+use crate::digest::Hasher;
+use crate::limits::Budget;
+use crate::store::Workspace;
+use crate::unpack::{Unpacked, unpack};
+use crate::{Digest, Error, Limits, Result};
+
+/// A layer that has been read whole, still in the workspace.
+#[derive(Debug)]
+pub(crate) struct Ingested {
+    /// The archive as it was given.
+    pub(crate) blob: PathBuf,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+    pub(crate) compression: Compression,
+    /// The digest of the inflated archive.
+    pub(crate) diff_id: Digest,
+    /// The directory it was unpacked into.
+    pub(crate) tree: PathBuf,
+    pub(crate) unpacked: Unpacked,
+}
+
+/// What is shared by everything one `import` or `load` reads.
+pub(crate) struct Ingest<'i> {
+    pub(crate) workspace: &'i Workspace,
+    pub(crate) limits: &'i Limits,
+    pub(crate) budget: &'i Budget,
+}
+
+/// Whether something that begins with these bytes could be a layer: a tar, or anything compressed.
+pub(crate) fn looks_like_a_layer(start: &[u8]) -> bool {
+    match Compression::detect(start) {
+        Ok(Compression::None) => is_tar(start),
+        Ok(_) => true,
+        Err(_) => false,
+    }
+}
+
+impl Ingest<'_> {
+    /// Reads a layer called `name` in errors. With `needs_end`, an archive without its end marker is refused as cut
+    /// short: for archives that no digest vouches for.
+    pub(crate) fn layer(
+        &self,
+        source: &mut dyn Read,
+        name: &str,
+        needs_end: bool,
+    ) -> Result<Ingested> {
+        let blob = self.workspace.unique("blob");
+        let tree = self.workspace.directory("tree")?;
+        let trash = self.workspace.directory("trash")?;
+        let mut file = File::create_new(&blob).map_err(Error::io("create", &blob))?;
+
+        let mut first = Vec::with_capacity(CHUNK);
+        fill(source, &mut first).map_err(|e| Error::reading(name, e))?;
+        let compression = Compression::detect(&first).map_err(|other| Error::Malformed {
+            archive: name.to_owned(),
+            reason: format!("it is compressed with {other}, but only gzip and zstd are supported"),
+        })?;
+        if compression == Compression::None && !is_tar(&first) {
+            let reason = if first.is_empty() {
+                "it is empty"
+            } else {
+                "it is neither a tar archive nor one in gzip or zstd"
+            };
+            return Err(Error::Malformed {
+                archive: name.to_owned(),
+                reason: reason.to_owned(),
+            });
+        }
+
+        let target = tree.join("fs");
+        let (unpacked, inflated, digest, size) = thread::scope(|scope| {
+            let (raw, archive) = pipe();
+            let (archive, inflating) = if compression == Compression::None {
+                (archive, None)
+            } else {
+                let (inflated, inflated_archive) = pipe();
+                let limit = self.limits.archive_bytes();
+                let inflating =
+                    scope.spawn(move || inflate(archive, compression, &inflated, limit));
+                (inflated_archive, Some(inflating))
+            };
+            let (target, trash) = (&target, &trash);
+            let unpacking =
+                scope.spawn(move || self.unpack(archive, name, target, trash, needs_end));
+            let (digest, size) = self.store(source, first, &mut file, &raw, name);
+            // Ends the pipe.
+            drop(raw);
+            (join(unpacking), inflating.map(join), digest, size)
+        });
+        // The unpacker sees every error of the threads before it, in the order of the bytes; those threads only see that
+        // nobody reads any more.
+        let unpacked = unpacked?;
+        let diff_id = match inflated {
+            Some(inflated) => inflated.ok_or_else(|| Error::Malformed {
+                archive: name.to_owned(),
+                reason: "it could not be inflated".to_owned(),
+            })?,
+            None => digest,
+        };
+        Ok(Ingested {
+            blob,
+            digest,
+            size,
+            compression,
+            diff_id,
+            tree,
+            unpacked,
+        })
+    }
+
+    /// Reads content of any other kind into a file of the workspace. Gives its digest and size.
+    pub(crate) fn plain(
+        &self,
+        source: &mut dyn Read,
+        name: &str,
+    ) -> Result<(PathBuf, Digest, u64)> {
+        let blob = self.workspace.unique("blob");
+        let mut file = File::create_new(&blob).map_err(Error::io("create", &blob))?;
+        let mut hasher = Hasher::new();
+        let mut size = 0;
+        let mut chunk = Vec::with_capacity(CHUNK);
+        loop {
+            chunk.clear();
+            let more = fill(source, &mut chunk).map_err(|e| Error::reading(name, e))?;
+            hasher.update(&chunk);
+            size += chunk.len() as u64;
+            self.budget.take(chunk.len() as u64, name.as_bytes())?;
+            file.write_all(&chunk).map_err(Error::io("write", &blob))?;
+            if !more {
+                return Ok((blob, hasher.finish(), size));
+            }
+        }
+    }
+
+    /// The first stage: everything read is digested, written, and handed on.
+    fn store(
+        &self,
+        source: &mut dyn Read,
+        first: Vec<u8>,
+        file: &mut File,
+        onward: &ChunkSender,
+        name: &str,
+    ) -> (Digest, u64) {
+        let mut hasher = Hasher::new();
+        let mut size = 0;
+        let mut step = |chunk: Vec<u8>| -> Result<bool> {
+            hasher.update(&chunk);
+            size += chunk.len() as u64;
+            self.budget.take(chunk.len() as u64, name.as_bytes())?;
+            file.write_all(&chunk)
+                .map_err(Error::io("write", self.workspace.path()))?;
+            Ok(onward.send(Ok(chunk)))
+        };
+        let pump = || -> Result<()> {
+            let mut chunk = first;
+            loop {
+                let more = chunk.len() == CHUNK;
+                // When nobody reads any more, whoever stopped knows why.
+                if !step(chunk)? || !more {
+                    return Ok(());
+                }
+                chunk = onward.buffer();
+                fill(source, &mut chunk).map_err(|e| Error::reading(name, e))?;
+            }
+        };
+        if let Err(error) = pump() {
+            onward.send(Err(error.into()));
+        }
+        (hasher.finish(), size)
+    }
+
+    /// The last stage.
+    fn unpack(
+        &self,
+        archive: ChunkReader,
+        name: &str,
+        tree: &Path,
+        trash: &Path,
+        needs_end: bool,
+    ) -> Result<Unpacked> {
+        std::fs::create_dir(tree).map_err(Error::io("create", tree))?;
+        let mut archive = TarReader::new(archive, name, self.limits);
+        let unpacked = unpack(&mut archive, tree, trash, self.limits, self.budget)?;
+        let ended = archive.drain()?;
+        if needs_end && !ended {
+            return Err(Error::Truncated {
+                archive: name.to_owned(),
+                reason: "its end marker is missing".to_owned(),
+            });
+        }
+        Ok(unpacked)
+    }
+}
+
+/// The middle stage: inflates and digests. None when it failed, which the next stage hears of.
+fn inflate(
+    archive: ChunkReader,
+    compression: Compression,
+    onward: &ChunkSender,
+    limit: u64,
+) -> Option<Digest> {
+    let mut hasher = Hasher::new();
+    let mut size = 0u64;
+    let pump = || -> io::Result<()> {
+        let mut decoder = Decoder::new(compression, archive)?;
+        loop {
+            let mut chunk = onward.buffer();
+            let more = fill(&mut decoder, &mut chunk)?;
+            size += chunk.len() as u64;
+            if size > limit {
+                return Err(Error::LimitPassed {
+                    what: "bytes in a layer's inflated archive",
+                    limit,
+                }
+                .into());
+            }
+            hasher.update(&chunk);
+            if !onward.send(Ok(chunk)) || !more {
+                return Ok(());
+            }
+        }
+    };
+    match pump() {
+        Ok(()) => Some(hasher.finish()),
+        Err(error) => {
+            onward.send(Err(error));
+            None
+        }
+    }
+}
+
+/// A stage's result; its panic goes on in the caller.
+fn join<T>(stage: thread::ScopedJoinHandle<'_, T>) -> T {
+    stage
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
