@@ -11,8 +11,8 @@ fn main() -> ExitCode {
         eprintln!("usage: report RESULTS.json DIR");
         return ExitCode::FAILURE;
     };
-    let made = Results::read(Path::new(file))
-        .and_then(|results| write_report(&results, Path::new(dir)));
+    let made =
+        Results::read(Path::new(file)).and_then(|results| write_report(&results, Path::new(dir)));
     match made {
         Ok(path) => {
             println!("{}", path.display());

@@ -97,13 +97,15 @@ pub fn ratio_with_interval(estimate: &Estimate) -> String {
     }
 }
 
-/// The ends of an interval of values.
+/// The ends of an interval of values; the unit is written once where both ends have the same.
 pub fn value_interval(interval: Interval, unit: Unit) -> String {
-    format!(
-        "{} to {}",
-        value(interval.low, unit),
-        value(interval.high, unit)
-    )
+    let (low, high) = (value(interval.low, unit), value(interval.high, unit));
+    match (low.split_once(' '), high.split_once(' ')) {
+        (Some((number, low_unit)), Some((_, high_unit))) if low_unit == high_unit => {
+            format!("{number} to {high}")
+        }
+        _ => format!("{low} to {high}"),
+    }
 }
 
 /// A moment as `2025-11-24 02:48 UTC`.
@@ -140,8 +142,16 @@ pub fn list(items: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, digits, duration, list, moment, ratio, value};
+    use super::{bytes, digits, duration, list, moment, ratio, value, value_interval};
     use crate::results::Unit;
+    use crate::stats::Interval;
+
+    #[test]
+    fn an_interval_names_a_shared_unit_once() {
+        let text = |low, high| value_interval(Interval { low, high }, Unit::Nanoseconds);
+        assert_eq!(text(5.1e6, 6.2e6), "5.10 to 6.20 ms");
+        assert_eq!(text(900e3, 1.1e6), "900 µs to 1.10 ms");
+    }
 
     #[test]
     fn durations_take_the_unit_that_fits() {

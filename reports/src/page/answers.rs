@@ -63,7 +63,7 @@ fn card(verdict: &Verdict<'_>) -> Markup {
             }
             (figure_line(finding.figure.as_ref()))
             p.says { (finding.sentence) }
-            @for here in &verdict.here {
+            @if !verdict.here.is_empty() { div.heres { @for here in &verdict.here {
                 div.here data-claim=(verdict.claim.id) data-arm=(here.arm.id) data-answer=(here.finding.answer.word()) {
                     h4 {
                         (here.arm.label) (badge(here.arm))
@@ -71,12 +71,12 @@ fn card(verdict: &Verdict<'_>) -> Markup {
                     }
                     (figure_line(here.finding.figure.as_ref()))
                     p.says { (here.finding.sentence) }
-                    (evidence(&here.finding, &format!("{} on {}", verdict.claim.id, here.arm.label)))
                 }
+            } } }
+            @for here in &verdict.here {
+                (evidence(&here.finding, &format!("{} on {}", verdict.claim.id, here.arm.label)))
             }
-            @if verdict.here.is_empty() || finding.evidence.iter().any(|e| e.estimate.is_some()) {
-                (evidence(finding, verdict.claim.id))
-            }
+            @if verdict.here.is_empty() { (evidence(finding, verdict.claim.id)) }
         }
     }
 }
@@ -108,7 +108,7 @@ fn evidence(finding: &Finding<'_>, of: &str) -> Markup {
     }
     html! {
         details {
-            summary { "The " (rows.len()) " comparisons behind it" }
+            summary { "The " (rows.len()) " comparisons behind " (of) }
             div.scroll tabindex="0" role="region" aria-label={ "Comparisons behind " (of) } {
                 table {
                     thead { tr {
@@ -182,15 +182,15 @@ fn gauge_figure(view: &View<'_>) -> Result<Markup, Error> {
         .filter(|arm| arm.ran() && arm.kind != ArmKind::Peer && arm.id != native.id)
         .map(|arm| {
             let held = costs(arm, true);
-            let note = match (arm.is_emulated(), total - held.len()) {
-                (true, 0) => "not hardware".to_owned(),
-                (true, missing) => format!("not hw, {missing} missing"),
-                (false, 0) => String::new(),
-                (false, missing) => format!("{missing} missing"),
+            let notes = match (arm.is_emulated(), total - held.len()) {
+                (true, 0) => vec!["not hw".to_owned()],
+                (true, missing) => vec!["not hw".to_owned(), format!("{missing} missing")],
+                (false, 0) => Vec::new(),
+                (false, missing) => vec![format!("{missing} missing")],
             };
             Hull {
                 label: arm.label.clone(),
-                note,
+                notes,
                 ink: Ink::of(arm),
                 draught: geometric_mean(&held),
                 costs: held,

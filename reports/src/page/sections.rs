@@ -13,7 +13,7 @@ use super::{View, badge};
 use crate::Error;
 use crate::analysis::describe_cut_off;
 use crate::format;
-use crate::results::{Arm, ArmKind, Group, MEMORY_PER_INSTANCE, Metric, Timeline};
+use crate::results::{Arm, ArmKind, Group, MEMORY_PER_INSTANCE, Metric, Timeline, Unit};
 use crate::stats::{least_squares, median};
 
 /// Anchors and titles of what this run has.
@@ -142,7 +142,7 @@ fn start(view: &View<'_>) -> Result<Markup, Error> {
         .results
         .arms
         .iter()
-        .filter(|arm| !arm.omits.is_empty() || !arm.ran())
+        .filter(|arm| !arm.omits.is_empty() || !arm.ran() || arm.kind == ArmKind::Peer)
         .collect();
     Ok(html! {
         section #start {
@@ -172,6 +172,7 @@ fn omits_row(arm: &Arm) -> Markup {
             th.arm scope="row" style={ "--ink:var(--" (Ink::of(arm).name()) ")" } { (arm.label) (badge(arm)) }
             @match &arm.status {
                 NotRun { reason } => { td.none { "not run: " (reason) } }
+                _ if arm.omits.is_empty() => { td.none { "nothing noted" } }
                 _ => { td { (format::list(&arm.omits)) } }
             }
             td { (versions.join(", ")) }
@@ -257,17 +258,18 @@ fn stages_section(view: &View<'_>) -> Result<Markup, Error> {
             div.scroll tabindex="0" role="region" aria-label="Table: stages of a start" {
                 table {
                     thead { tr {
-                        th scope="col" { "Arm" } th scope="col" { "Condition" } th scope="col" { "Stage" }
-                        th.n scope="col" { "Took (median)" } th.n scope="col" { "Starts" }
+                        th scope="col" { "Arm" } th scope="col" { "Condition" }
+                        th scope="col" { "Stages (medians)" } th.n scope="col" { "Starts" }
                     } }
                     tbody {
                         @for (arm, condition, count, bar) in &rows {
-                            @for segment in &bar.segments {
-                                tr {
-                                    th.arm scope="row" style={ "--ink:var(--" (bar.ink.name()) ")" } { (arm.label) (badge(arm)) }
-                                    td { (condition) } td { (segment.name) }
-                                    td.n { (format::duration(segment.ns)) } td.n { (count) }
-                                }
+                            tr data-stages-arm=(arm.id) {
+                                th.arm scope="row" style={ "--ink:var(--" (bar.ink.name()) ")" } { (arm.label) (badge(arm)) }
+                                td { (condition) }
+                                td { ol.stages { @for segment in &bar.segments {
+                                    li { (segment.name) " " b { (format::duration(segment.ns)) } }
+                                } } }
+                                td.n { (count) }
                             }
                         }
                     }
@@ -426,7 +428,7 @@ fn slope_row(arm: &Arm, slope: &Slope) -> Markup {
                 Some(line) => { td.n { b { (format::bytes(line.slope)) } } }
                 None => { td.none { "too few points" } }
             }
-            td.n { @if let Some(i) = interval { (format::bytes(i.low)) " to " (format::bytes(i.high)) } }
+            td.n { @if let Some(i) = interval { (format::value_interval(i, Unit::Bytes)) } }
             td.n { (slope.points.len()) } td.n { (most) }
         }
     }

@@ -7,6 +7,7 @@ use super::{View, badge};
 use crate::analysis::{Control, Missing};
 use crate::format;
 use crate::results::{Arm, Metric};
+use crate::stats::Interval;
 
 /// One table for several metrics, a body each.
 pub(crate) fn samples(view: &View<'_>, metrics: &[&Metric], name: &str) -> Markup {
@@ -95,11 +96,15 @@ fn row(view: &View<'_>, metric: &Metric, arm: &Arm) -> Markup {
         .map(|native| view.analysis.cost(metric, arm, native));
     let (cost, no_cost) = match cost {
         Some(Ok(cost)) => (Some(cost), None),
-        Some(Err(missing)) => (None, Some(missing.to_string())),
-        None => (None, None),
+        Some(Err(missing)) => (None, Some(why_no_cost(&missing))),
+        None => (None, Some("is native")),
     };
     let interval = cost.as_ref().and_then(|c| c.interval());
     let unit = metric.unit;
+    let all = Interval {
+        low: summary.min,
+        high: summary.max,
+    };
     html! {
         tr data-arm=(arm.id) data-label=(arm.label) data-state="measured" data-median=(summary.median.value)
             data-cost=[cost.as_ref().map(|c| c.value)] data-low=[interval.map(|i| i.low)] data-high=[interval.map(|i| i.high)]
@@ -115,12 +120,11 @@ fn row(view: &View<'_>, metric: &Metric, arm: &Arm) -> Markup {
             td.n {
                 @match (&cost, &no_cost) {
                     (Some(cost), _) => { b { (format::ratio(cost.value)) } }
-                    (None, Some(why)) => { span.lesser { (why) } }
-                    (None, None) => { span.lesser { "is native" } }
+                    (None, why) => { span.lesser { (why.unwrap_or_default()) } }
                 }
             }
             td.n { @if let Some(interval) = interval { (format::ratio_interval(interval)) } }
-            td.n { (format::value(summary.min, unit)) " to " (format::value(summary.max, unit)) }
+            td.n { (format::value_interval(all, unit)) }
             td.n {
                 (summary.median.rounds)
                 @if summary.median.too_few() { " " span.chip { "too few" } }
@@ -128,5 +132,14 @@ fn row(view: &View<'_>, metric: &Metric, arm: &Arm) -> Markup {
             td.n { (summary.instances) }
             td.n { (voids) }
         }
+    }
+}
+
+/// A few words in the place of a cost; the arm's own row says what became of native.
+fn why_no_cost(missing: &Missing) -> &'static str {
+    match missing {
+        Missing::CutOff { .. } => "native was cut off",
+        Missing::NoPairs => "no common round",
+        _ => "no native",
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn strips(format: Format, rows: &[Strip], unit: Unit) -> Result<Canva
 pub(crate) fn cumulative(format: Format, rows: &[Strip], unit: Unit) -> Result<Canvas, String> {
     let width = format.width();
     let narrow = format.is_narrow();
-    let (left, right) = (38.0, width - 8.0);
+    let (left, right) = (48.0, width - 8.0);
     let legend_rows = if narrow {
         rows.len().div_ceil(2)
     } else {
@@ -149,7 +149,7 @@ pub(crate) fn cumulative(format: Format, rows: &[Strip], unit: Unit) -> Result<C
         canvas.text(lx + 20.0, ly, &text, 11.5, Ink::Text, Anchor::Start);
         let number = format!("{}", index + 1);
         // Staggered heights keep the numbers of close lines apart.
-        let share = 0.35 + 0.3 * (index % 3) as f64;
+        let share = 0.2 + 0.3 * (index % 3) as f64;
         let place = strip_quantile(&strip.values, share);
         canvas.dot(axis.at(place), y(share), 7.5, Ink::Panel, 0.95);
         canvas.bold(

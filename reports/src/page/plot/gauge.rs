@@ -11,8 +11,8 @@ use crate::rules::MARGIN;
 pub(crate) struct Hull {
     /// The arm's label.
     pub(crate) label: String,
-    /// A second line: its badge, or what is missing.
-    pub(crate) note: String,
+    /// Lines below it: its badge, and how many metrics are missing from its depth.
+    pub(crate) notes: Vec<String>,
     /// Its colour.
     pub(crate) ink: Ink,
     /// The cost of each metric that counts, in units of native's.
@@ -28,11 +28,11 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
     let width = format.width();
     let narrow = format.is_narrow();
     let (left, right) = (
-        if narrow { 40.0 } else { 66.0 },
+        if narrow { 52.0 } else { 66.0 },
         width - if narrow { 0.0 } else { 74.0 },
     );
     let (top, bottom) = (58.0, if narrow { 330.0 } else { 350.0 });
-    let mut canvas = Canvas::new(width, bottom + 48.0);
+    let mut canvas = Canvas::new(width, bottom + 56.0);
     let depth = Stretched::over(
         hulls
             .iter()
@@ -126,15 +126,11 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
                 Anchor::Middle,
             );
         }
-        let below = bottom + 15.0 + lines.len() as f64 * 12.0;
-        canvas.text(
-            middle,
-            below,
-            &short(&hull.note, most.max(8)),
-            size - 1.5,
-            Ink::Load,
-            Anchor::Middle,
-        );
+        let below = bottom + 13.0 + lines.len() as f64 * 12.0;
+        for (line, text) in hull.notes.iter().enumerate() {
+            let y = below + line as f64 * 12.0;
+            canvas.text(middle, y, text, size - 1.5, Ink::Load, Anchor::Middle);
+        }
     }
     canvas.line(&[(left, surface), (right, surface)], Ink::Text, 1.4);
     canvas.dashes((left, load), (right, load), Ink::Load, 1.4);
