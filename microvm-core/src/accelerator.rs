@@ -88,19 +88,23 @@ impl fmt::Display for Substrate {
 
 /// Finds out what /dev/kvm is: opens the device and reads which module stands behind it.
 pub fn substrate() -> Substrate {
-    if let Err(error) = crate::kvm::probe() {
-        return Substrate::None {
+    match crate::kvm::probe() {
+        Ok(_) => behind_open_kvm(),
+        Err(error) => Substrate::None {
             reason: error.to_string(),
-        };
+        },
     }
-    behind_kvm(
-        Path::new("/sys/module"),
-        &fs::read_to_string("/proc/cpuinfo").unwrap_or_default(),
-    )
+}
+
+/// The same, where the device is open already.
+pub(crate) fn behind_open_kvm() -> Substrate {
+    behind_kvm(Path::new("/sys/module"), || {
+        fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
+    })
 }
 
 /// Which vendor module serves KVM, from the loaded (or built-in) modules and, where those say nothing, the CPU's flags.
-fn behind_kvm(modules: &Path, cpuinfo: &str) -> Substrate {
+fn behind_kvm(modules: &Path, cpuinfo: impl FnOnce() -> String) -> Substrate {
     for (module, found) in [
         ("kvm_pvm", Substrate::Pvm),
         ("kvm_intel", Substrate::Vmx),
@@ -110,6 +114,8 @@ fn behind_kvm(modules: &Path, cpuinfo: &str) -> Substrate {
             return found;
         }
     }
+    // Read only now: on a host with many processors the file is long.
+    let cpuinfo = cpuinfo();
     let mut flags = cpuinfo
         .lines()
         .find(|line| line.starts_with("flags"))
@@ -230,15 +236,16 @@ mod tests {
     #[test]
     fn the_substrate_is_read_from_the_module_first_and_the_cpu_flags_second() {
         let modules = tempfile::tempdir().unwrap();
-        let cpu = |flags: &str| format!("processor\t: 0\nflags\t\t: fpu {flags} lm\n");
-        assert_eq!(behind_kvm(modules.path(), &cpu("vmx")), Substrate::Vmx);
-        assert_eq!(behind_kvm(modules.path(), &cpu("svm")), Substrate::Svm);
+        let cpu =
+            |flags: &'static str| move || format!("processor\t: 0\nflags\t\t: fpu {flags} lm\n");
+        assert_eq!(behind_kvm(modules.path(), cpu("vmx")), Substrate::Vmx);
+        assert_eq!(behind_kvm(modules.path(), cpu("svm")), Substrate::Svm);
         assert!(matches!(
-            behind_kvm(modules.path(), &cpu("sse")),
+            behind_kvm(modules.path(), cpu("sse")),
             Substrate::None { .. }
         ));
         fs::create_dir(modules.path().join("kvm_pvm")).unwrap();
-        assert_eq!(behind_kvm(modules.path(), &cpu("sse")), Substrate::Pvm);
+        assert_eq!(behind_kvm(modules.path(), cpu("sse")), Substrate::Pvm);
     }
 
     #[test]

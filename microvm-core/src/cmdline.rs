@@ -10,20 +10,23 @@ pub const MAX_BYTES: usize = 2048;
 ///
 /// `panic=-1` resets at once when the kernel panics, and `reboot=k` resets through the keyboard controller, which both
 /// monitors have; so a reset is how every guest ends. `quiet` because each character on the serial line is an exit.
+/// `random.trust_cpu=on` so that the first program that asks for random numbers does not wait for them.
 /// `no_timer_check` because the timer of a virtual machine needs no broken-chipset test.
 const EVERYWHERE: &[&str] = &[
     "console=ttyS0",
     "quiet",
     "panic=-1",
     "reboot=k",
+    "random.trust_cpu=on",
     "no_timer_check",
 ];
 
 /// What a guest on kvm_pvm is told besides: its kernel's instructions are emulated, and the emulator lacks some.
 ///
 /// The processor's features are hidden in CPUID too, but ring 3 sees the host's CPUID. `lpj` spares the calibration of
-/// the delay loop. Mitigations cost instructions, and there is no speculation in an emulator.
+/// the delay loop. `plimsoll_pvm` turns on what our guest kernel has for this (guest/kernel/README.md). Mitigations cost instructions, and there is no speculation in an emulator.
 const ON_PVM: &[&str] = &[
+    "plimsoll_pvm",
     "noxsave",
     "nokaslr",
     "clearcpuid=cx16,smap,smep,umip,fsgsbase,erms,fsrm,popcnt",

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,11 @@ impl Kernel {
             }),
             Err(why) => Err(refuse(path, why)),
         }
+    }
+
+    /// The descriptor of its file.
+    pub(crate) fn descriptor(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 
     /// Where the kernel wants to be entered, in 32-bit protected mode without paging.

@@ -23,6 +23,7 @@ pub mod cmdline;
 mod config;
 mod devices;
 mod error;
+mod event_loop;
 mod kernel;
 pub mod kvm;
 mod machine;

@@ -55,8 +55,9 @@ const HIDDEN: &[(u32, u32, [u32; 4])] = &[
                 | 1 << 14
                 | 1 << 16
                 | 1 << 22,
-            // FSRM, and AVX-512's VP2INTERSECT and FP16.
-            1 << 4 | 1 << 8 | 1 << 23,
+            // FSRM, AVX-512's VP2INTERSECT and FP16, and a model-specific register that KVM names but has not
+            // (ARCH_CAPABILITIES).
+            1 << 4 | 1 << 8 | 1 << 23 | 1 << 29,
         ],
     ),
     // AVX-VNNI, AVX512-BF16, FZRM, FSRS, FSRC, AVX-IFMA.

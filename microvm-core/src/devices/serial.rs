@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 /// The ports of the first serial line on a PC, and its interrupt line.
 pub(crate) const PORT: u16 = 0x3f8;
-pub(crate) const PORTS: u16 = 8;
+pub(crate) const LAST: u16 = PORT + 7;
 pub(crate) const LINE: u32 = 4;
 
 /// How long a console file may become before it is started anew with the last of its output.

@@ -1,18 +1,208 @@
 //! Our own virtual machine monitor, on KVM.
+//!
+//! The monitor is a child process, forked without another program: what the machine needs is opened and checked by the
+//! starter, so that everything that can be refused is refused before a process exists, and the child needs no path, no
+//! file system and no rights of its own.
 
+mod bus;
 mod capabilities;
+mod child;
+mod kick;
+mod monitor;
+mod report;
+mod vcpu;
+mod vm;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 pub use capabilities::probe;
 
-use crate::{Hypervisor, MicroVm, Result, VmConfig};
+use self::child::Channels;
+use self::monitor::Parts;
+use self::report::{Report, Reports};
+use crate::accelerator::behind_open_kvm;
+use crate::config::{MEMORY_MIB, VCPUS};
+use crate::devices::virtio::blk::Disk;
+use crate::kernel::Kernel;
+use crate::machine::Ending;
+use crate::process::Process;
+use crate::{Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline};
 
 /// Starts machines with our own monitor, in a child process without another program.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Kvm;
 
 impl Hypervisor for Kvm {
-    fn launch(&self, _config: &VmConfig) -> Result<MicroVm> {
-        probe()?;
-        Err(crate::Error::Start("the monitor is being built".to_owned()))
+    /// Forks. In a process with several threads this relies on two things: glibc's `fork` makes its allocator usable in
+    /// the child, and no other thread is just then inside the standard library's locks for standard streams,
+    /// environment or panic hook; the child uses nothing else that the starter's threads may hold.
+    fn launch(&self, config: &VmConfig) -> Result<MicroVm> {
+        let (parts, control) = open(config)?;
+        let (reports, for_reports) = pipe()?;
+        let (for_go, mut go) = pipe()?;
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(Error::system("open /dev/null"))?;
+        let channels = Channels {
+            reports: for_reports,
+            go: for_go,
+            null,
+            parent: std::process::id() as i32,
+        };
+        // SAFETY: the child calls `be_monitor` at once and nothing after it; what that relies on is said above.
+        let process = match unsafe { libc::fork() } {
+            -1 => {
+                return Err(Error::system("fork the monitor's process")(
+                    io::Error::last_os_error(),
+                ));
+            }
+            0 => child::be_monitor(parts, channels),
+            pid => Process::adopt(pid)?,
+        };
+        // The child has its own of everything; the pipes and files must end with it.
+        drop((parts, channels));
+        if let Some(confine) = &config.confine {
+            confine(process.pid()).map_err(Error::Confine)?;
+        }
+        go.write_all(&[1])
+            .map_err(Error::system("let the monitor go on"))?;
+        let mut reports = Reports::new(reports);
+        let mut stages = Vec::with_capacity(2);
+        let process = start(process, &mut reports, &mut stages)?;
+        Ok(MicroVm::new(process, control, stages, Box::new(reports)))
     }
+}
+
+/// Waits until the monitor says that the guest runs, or why it does not.
+fn start(mut process: Process, reports: &mut Reports, stages: &mut Vec<Stage>) -> Result<Process> {
+    loop {
+        match reports
+            .next()
+            .map_err(Error::system("hear from the monitor"))?
+        {
+            Some(Report::Ready(at)) => stages.push(Stage {
+                name: Stage::VMM_READY,
+                at,
+            }),
+            Some(Report::FirstInstruction(at)) => {
+                stages.push(Stage {
+                    name: Stage::FIRST_INSTRUCTION,
+                    at,
+                });
+                return Ok(process);
+            }
+            Some(Report::Refused(why)) => return Err(Error::Start(why)),
+            Some(Report::End(end)) => return Err(Error::Start(end.to_string())),
+            None => {
+                let end = match process.wait_for(None)? {
+                    Some(status) => reports.end(status).to_string(),
+                    None => "it said nothing".to_owned(),
+                };
+                return Err(Error::Start(end));
+            }
+        }
+    }
+}
+
+/// Opens and checks everything that the machine is made of; the starter's end of the control channel comes with it.
+fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
+    within(
+        "the number of virtual CPUs",
+        config.vcpus.into(),
+        VCPUS.start(),
+        VCPUS.end(),
+    )?;
+    within(
+        "the memory in MiB",
+        config.memory_mib.into(),
+        MEMORY_MIB.start(),
+        MEMORY_MIB.end(),
+    )?;
+    let kvm = probe()?;
+    let most = kvm.get_max_vcpus() as u64;
+    within(
+        "the number of virtual CPUs on this host",
+        config.vcpus.into(),
+        &1u8,
+        &(most.min(255) as u8),
+    )?;
+    let substrate = behind_open_kvm();
+    let command_line = cmdline::for_guest(Accelerator::Kvm, &substrate, &config.extra_cmdline)?;
+    let kernel = Kernel::open(&config.kernel)?;
+    let (initramfs, initramfs_bytes) = open_initramfs(&config.initramfs)?;
+    let mut disks = Vec::with_capacity(2);
+    if !config.image_disk.is_empty() {
+        disks.push(Disk::image(&config.image_disk)?);
+    }
+    if let Some(path) = &config.writable_disk {
+        disks.push(Disk::writable(path)?);
+    }
+    let console = config
+        .console
+        .try_clone()
+        .map_err(Error::system("copy the console's descriptor"))?;
+    let (control, for_guest) =
+        UnixStream::pair().map_err(Error::system("make the control channel"))?;
+    let parts = Parts {
+        kvm,
+        substrate,
+        kernel,
+        initramfs,
+        initramfs_bytes,
+        disks,
+        console,
+        control: for_guest,
+        command_line,
+        vcpus: config.vcpus,
+        memory_mib: config.memory_mib,
+    };
+    Ok((parts, control))
+}
+
+fn open_initramfs(path: &Path) -> Result<(File, u64)> {
+    let failed = |what| {
+        move |source| Error::File {
+            path: path.to_owned(),
+            what,
+            source,
+        }
+    };
+    let file = File::open(path).map_err(failed("cannot open the initial RAM disk"))?;
+    let about = file
+        .metadata()
+        .map_err(failed("cannot read the initial RAM disk"))?;
+    match about.is_file() {
+        true => Ok((file, about.len())),
+        false => Err(failed("cannot use the initial RAM disk")(io::Error::other(
+            "it is no regular file",
+        ))),
+    }
+}
+
+fn within<T: Copy + Into<u64>>(what: &'static str, given: u64, least: &T, most: &T) -> Result<()> {
+    let (least, most) = ((*least).into(), (*most).into());
+    if (least..=most).contains(&given) {
+        Ok(())
+    } else {
+        Err(Error::OutOfRange {
+            what,
+            given,
+            least,
+            most,
+        })
+    }
+}
+
+fn pipe() -> Result<(File, File)> {
+    let (reader, writer) = io::pipe().map_err(Error::system("make a pipe"))?;
+    Ok((
+        File::from(OwnedFd::from(reader)),
+        File::from(OwnedFd::from(writer)),
+    ))
 }

@@ -148,7 +148,7 @@ impl Console {
     }
 
     /// Carries what the guest has written to the host, as far as the host takes it.
-    fn to_host(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
+    fn carry_out(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
         let memory = queue.memory();
         let mut chain = Chain::default();
         self.full = false;
@@ -199,7 +199,7 @@ impl Console {
     }
 
     /// Carries what the host has written to the guest, as far as there is room.
-    fn to_guest(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
+    fn carry_in(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
         let memory = queue.memory();
         let mut chain = Chain::default();
         let mut taken = 0;
@@ -259,8 +259,8 @@ impl Console {
 
     fn work(&mut self, queues: &mut [VirtQueue]) -> Result<(), Broken> {
         self.take_messages(&mut queues[CONTROL_TO_HOST])?;
-        self.to_host(&mut queues[TO_HOST])?;
-        self.to_guest(&mut queues[TO_GUEST])?;
+        self.carry_out(&mut queues[TO_HOST])?;
+        self.carry_in(&mut queues[TO_GUEST])?;
         self.give_messages(&mut queues[CONTROL_TO_GUEST])
     }
 }
@@ -318,7 +318,7 @@ impl VirtioDevice for Console {
     fn finish(&mut self, queues: &mut [VirtQueue]) -> Result<(), Broken> {
         let until = Instant::now() + LAST_WORDS;
         loop {
-            self.to_host(&mut queues[TO_HOST])?;
+            self.carry_out(&mut queues[TO_HOST])?;
             let left = until.saturating_duration_since(Instant::now());
             if !(self.full || queues[TO_HOST].take_again()) || left.is_zero() {
                 return Ok(());

@@ -1,0 +1,141 @@
+//! The monitor's own process: a fork of its starter, cut off from it before anything of the guest's is touched.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::process;
+use std::ptr;
+
+use super::monitor::{Monitor, Parts};
+use super::report::Report;
+use crate::{End, Error, Result};
+
+/// The process's name, as `ps -o comm` shows it; at most 15 bytes.
+const NAME: &[u8] = b"plimsoll-vmm\0";
+
+/// What the child needs besides the machine's parts.
+pub(super) struct Channels {
+    /// Where reports go.
+    pub(super) reports: File,
+    /// A byte comes when the starter has confined this process; its end means that the starter has given up.
+    pub(super) go: File,
+    /// What becomes standard input, output and error.
+    pub(super) null: File,
+    /// The starter's process id.
+    pub(super) parent: i32,
+}
+
+/// Is the monitor, from fork to end. Never returns into the starter's code, and runs nothing that the starter has
+/// registered for its exit.
+pub(super) fn be_monitor(parts: Parts, channels: Channels) -> ! {
+    let code = match isolate(&parts, &channels).and_then(|()| live(parts, &channels)) {
+        Ok(end) => {
+            let orderly = end.is_orderly();
+            Report::End(end).send(&channels.reports);
+            i32::from(!orderly)
+        }
+        Err(error) => {
+            Report::Refused(error.to_string()).send(&channels.reports);
+            1
+        }
+    };
+    // SAFETY: _exit ends the process without destructors or exit handlers, which belong to the starter.
+    unsafe { libc::_exit(code) }
+}
+
+fn live(parts: Parts, channels: &Channels) -> Result<End> {
+    let mut go = [0];
+    (&channels.go).read_exact(&mut go).map_err(Error::system(
+        "hear from the process that starts the machine",
+    ))?;
+    Monitor::build(parts)?.run(&channels.reports)
+}
+
+/// Cuts the process off from its starter: signals, terminal, descriptors, panics.
+fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
+    // SAFETY: prctl and getppid take and give integers (and the name's bytes, which end in a zero and are static);
+    // setsid has no arguments.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        // The starter may have died before the line above.
+        if libc::getppid() != channels.parent {
+            libc::_exit(1);
+        }
+        // A key pressed at the starter's terminal is the starter's business.
+        libc::setsid();
+        libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
+    }
+    reset_signals();
+    // Core files would hold the guest's memory.
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `none` is a valid rlimit to read.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+
+    let reports = channels
+        .reports
+        .try_clone()
+        .map_err(Error::system("copy a descriptor"))?;
+    let mut kept = parts.descriptors();
+    kept.extend([
+        channels.reports.as_raw_fd(),
+        channels.go.as_raw_fd(),
+        reports.as_raw_fd(),
+    ]);
+    for standard in 0..=2 {
+        // SAFETY: dup2 takes two integers; Rust's runtime sees to it that 0, 1 and 2 are open from the start, so that
+        // nothing that is kept can be among them.
+        unsafe { libc::dup2(channels.null.as_raw_fd(), standard) };
+        kept.push(standard);
+    }
+    close_all_but(kept).map_err(Error::system(
+        "close the descriptors of the process that starts the machine",
+    ))?;
+
+    std::panic::set_hook(Box::new(move |panic| {
+        Report::End(End::MonitorFailed(panic.to_string())).send(&reports);
+        process::abort();
+    }));
+    Ok(())
+}
+
+/// Every signal has its default effect, but for SIGPIPE, which is ignored, and SIGTERM, which waits to be read.
+fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        let action = if signal == libc::SIGPIPE {
+            libc::SIG_IGN
+        } else {
+            libc::SIG_DFL
+        };
+        // SAFETY: both are actions without code of ours; signals whose action cannot be set say so, and stay.
+        unsafe { libc::signal(signal, action) };
+    }
+    // SAFETY: the set is initialized by sigemptyset before it is read.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
+    }
+}
+
+/// Closes every descriptor of this process that is not among these.
+fn close_all_but(mut kept: Vec<RawFd>) -> io::Result<()> {
+    kept.sort_unstable();
+    kept.dedup();
+    let mut from = 0;
+    for fd in kept.into_iter().map(|fd| fd as u32).chain([u32::MAX]) {
+        if from < fd {
+            // SAFETY: what is closed belongs to values of the starter's, which this process never touches again: it
+            // ends by _exit, without destructors.
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) };
+            if closed != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}

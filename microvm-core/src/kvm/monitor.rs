@@ -1,0 +1,315 @@
+//! The monitor: puts a machine together, runs it, and says how it ended.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+
+use kvm_ioctls::{Kvm, VcpuFd};
+use vm_superio::Serial;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::bus::{Bus, FIRST_LINE, FIRST_SLOT};
+use super::kick;
+use super::report::Report;
+use super::vcpu::Vcpu;
+use super::vm::Vm;
+use crate::arch::cpuid::Features;
+use crate::arch::{INTERRUPT_LINES, boot, registers};
+use crate::devices::serial::{self, Interrupt, Output};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::blk::{Blk, Disk};
+use crate::devices::virtio::console::Console;
+use crate::devices::virtio::rng::Rng;
+use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
+use crate::event_loop::EventLoop;
+use crate::kernel::Kernel;
+use crate::memory::{allocate, place};
+use crate::{End, Error, Result, Substrate, monotonic_now};
+
+/// Everything that a machine is made of, opened and checked.
+pub(super) struct Parts {
+    pub(super) kvm: Kvm,
+    pub(super) substrate: Substrate,
+    pub(super) kernel: Kernel,
+    pub(super) initramfs: File,
+    pub(super) initramfs_bytes: u64,
+    pub(super) disks: Vec<Disk>,
+    pub(super) console: File,
+    pub(super) control: UnixStream,
+    pub(super) command_line: String,
+    pub(super) vcpus: u8,
+    pub(super) memory_mib: u32,
+}
+
+impl Parts {
+    /// The descriptors without which the machine cannot be.
+    pub(super) fn descriptors(&self) -> Vec<RawFd> {
+        let mut all = vec![
+            self.kvm.as_raw_fd(),
+            self.kernel.descriptor(),
+            self.initramfs.as_raw_fd(),
+            self.console.as_raw_fd(),
+            self.control.as_raw_fd(),
+        ];
+        all.extend(self.disks.iter().flat_map(Disk::descriptors));
+        all
+    }
+}
+
+/// What the loop of the main thread comes back for.
+const ENDED: u32 = 1;
+const TERMINATED: u32 = 2;
+
+/// A machine that is put together and has not run yet.
+pub(super) struct Monitor {
+    bus: Arc<Bus>,
+    vcpus: Vec<Vcpu>,
+    /// Slots with a thread of their own each, since their work may take long; the main thread serves the others.
+    slow: usize,
+    // Last, so that the machine outlives its virtual CPUs.
+    _vm: Vm,
+}
+
+/// How threads tell the main thread that the machine has ended.
+#[derive(Clone)]
+struct Teller {
+    ends: Sender<End>,
+    wake: Arc<EventFd>,
+}
+
+impl Teller {
+    fn tell(&self, end: End) {
+        // When nobody listens any more, another has told before.
+        let _ = self.ends.send(end);
+        let _ = self.wake.write(1);
+    }
+}
+
+impl Monitor {
+    /// Puts a machine together.
+    pub(super) fn build(parts: Parts) -> Result<Self> {
+        let memory_bytes = u64::from(parts.memory_mib) << 20;
+        let vm = Vm::new(&parts.kvm, Arc::new(allocate(parts.memory_mib)?))?;
+        parts.kernel.load(vm.memory(), memory_bytes)?;
+        let ramdisk =
+            boot::initramfs_address(parts.initramfs_bytes, memory_bytes, parts.kernel.end())?;
+        place(
+            vm.memory(),
+            &parts.initramfs,
+            0,
+            parts.initramfs_bytes,
+            ramdisk,
+        )
+        .map_err(Error::system("load the initial RAM disk"))?;
+
+        let slow = parts.disks.len();
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(slow + 2);
+        for disk in parts.disks {
+            devices.push(Box::new(Blk::new(disk)));
+        }
+        let console = Console::new(guest_protocol::PORT_NAME, parts.control)
+            .map_err(Error::system("prepare the control channel"))?;
+        devices.push(Box::new(console));
+        devices.push(Box::new(Rng));
+        let bus = bus(&vm, devices, parts.console)?;
+
+        let mut command_line = parts.command_line;
+        for slot in bus.slots() {
+            command_line.push(' ');
+            command_line.push_str(&slot.kernel_parameter());
+        }
+        let ramdisk = (ramdisk, parts.initramfs_bytes);
+        let entry = boot::write(
+            vm.memory(),
+            parts.kernel.entry(),
+            &command_line,
+            ramdisk,
+            parts.vcpus,
+        )?;
+        registers::write_descriptors(vm.memory())?;
+        let features = Features::supported(&parts.kvm, &parts.substrate)?;
+        let fds: Vec<VcpuFd> = (0..parts.vcpus)
+            .map(|number| vm.vcpu(number, parts.vcpus, &features))
+            .collect::<Result<_>>()?;
+        if let Some(first) = fds.first() {
+            registers::set_entry(first, entry)?;
+        }
+        let emulated = parts.substrate == Substrate::Pvm;
+        let vcpus = (0..)
+            .zip(fds)
+            .map(|(number, fd)| {
+                Vcpu::new(
+                    fd,
+                    number,
+                    Arc::clone(&bus),
+                    Arc::clone(vm.memory()),
+                    emulated,
+                )
+            })
+            .collect();
+        Ok(Self {
+            bus,
+            vcpus,
+            slow,
+            _vm: vm,
+        })
+    }
+
+    /// Runs the machine to its end.
+    pub(super) fn run(self, reports: &File) -> Result<End> {
+        kick::install()?;
+        let (ends, ended) = channel();
+        let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        let wake = Arc::new(event().map_err(Error::system("make an event"))?);
+        let halt = Arc::new(event().map_err(Error::system("make an event"))?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let teller = Teller {
+            ends,
+            wake: Arc::clone(&wake),
+        };
+
+        let mut events = EventLoop::new().map_err(Error::system("make the event loop"))?;
+        let watching = "watch a descriptor";
+        events
+            .watch(wake.as_raw_fd(), ENDED)
+            .map_err(Error::system(watching))?;
+        let terminated = termination()?;
+        events
+            .watch(terminated.as_raw_fd(), TERMINATED)
+            .map_err(Error::system(watching))?;
+        let (slow, quick) = self.bus.slots().split_at(self.slow);
+        for slot in quick {
+            events
+                .serve(Arc::clone(slot))
+                .map_err(Error::system(watching))?;
+        }
+        let workers = slow
+            .iter()
+            .enumerate()
+            .map(|(number, slot)| worker(number, slot, &halt, teller.clone()))
+            .collect::<Result<Vec<_>>>()?;
+        Report::Ready(monotonic_now()).send(reports);
+
+        let bus = Arc::clone(&self.bus);
+        let mut threads = Vec::with_capacity(self.vcpus.len());
+        for (number, vcpu) in self.vcpus.into_iter().enumerate() {
+            if number == 0 {
+                Report::FirstInstruction(monotonic_now()).send(reports);
+            }
+            let (stop, teller) = (Arc::clone(&stop), teller.clone());
+            let thread = Builder::new().name(format!("vcpu{number}")).spawn(move || {
+                if let Some(end) = vcpu.run(&stop) {
+                    teller.tell(end);
+                }
+            });
+            threads.push(thread.map_err(Error::system("start a virtual CPU's thread"))?);
+        }
+        drop(teller);
+
+        let end = wait(&mut events, &ended);
+        stop.store(true, Ordering::SeqCst);
+        for thread in &threads {
+            kick::kick(thread.as_pthread_t());
+        }
+        join(threads);
+        let _ = halt.write(1);
+        join(workers);
+        bus.slots().iter().for_each(|slot| slot.finish());
+        bus.finish_console();
+        Ok(end)
+    }
+}
+
+/// Waits until the machine has ended or is told to end.
+fn wait(events: &mut EventLoop, ended: &Receiver<End>) -> End {
+    match events.run() {
+        Ok(TERMINATED) => End::Stopped,
+        Ok(_) => ended
+            .try_recv()
+            .unwrap_or_else(|_| End::MonitorFailed("a thread ended without a word".to_owned())),
+        Err(error) => End::MonitorFailed(format!("the event loop: {error}")),
+    }
+}
+
+/// Joins threads; one that panicked has ended the process already.
+fn join(threads: Vec<JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+}
+
+/// A thread that serves one device, until `halt` is written.
+fn worker(
+    number: usize,
+    slot: &Arc<Slot>,
+    halt: &Arc<EventFd>,
+    teller: Teller,
+) -> Result<JoinHandle<()>> {
+    let mut events = EventLoop::new().map_err(Error::system("make the event loop"))?;
+    events
+        .serve(Arc::clone(slot))
+        .map_err(Error::system("watch a descriptor"))?;
+    events
+        .watch(halt.as_raw_fd(), 0)
+        .map_err(Error::system("watch a descriptor"))?;
+    let halt = Arc::clone(halt);
+    Builder::new()
+        .name(format!("disk{number}"))
+        .spawn(move || {
+            if let Err(error) = events.run() {
+                teller.tell(End::MonitorFailed(format!(
+                    "the event loop of disk {number}: {error}"
+                )));
+            }
+            drop(halt);
+        })
+        .map_err(Error::system("start a disk's thread"))
+}
+
+/// Puts the devices on the bus and connects them with KVM.
+fn bus(vm: &Vm, devices: Vec<Box<dyn VirtioDevice>>, console: File) -> Result<Arc<Bus>> {
+    if FIRST_LINE as usize + devices.len() > INTERRUPT_LINES as usize {
+        return Err(Error::Start(format!(
+            "{} devices are more than there are interrupt lines",
+            devices.len()
+        )));
+    }
+    let mut slots = Vec::with_capacity(devices.len());
+    for (number, device) in (0..).zip(devices) {
+        let address = FIRST_SLOT + u64::from(number) * SLOT_BYTES;
+        let slot = Slot::new(address, FIRST_LINE + number, device, vm.memory())
+            .map_err(Error::system("put a device on the bus"))?;
+        vm.connect(&slot)?;
+        slots.push(Arc::new(slot));
+    }
+    let interrupt = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+        .map_err(Error::system("make an event"))?;
+    vm.interrupt_on(&interrupt, serial::LINE)?;
+    let output = Output::new(console).map_err(Error::system("use the console's file"))?;
+    Ok(Arc::new(Bus::new(
+        Serial::new(Interrupt(interrupt), output),
+        slots,
+    )))
+}
+
+/// A descriptor that is readable when the process is told to end; the signal is blocked in every thread.
+fn termination() -> Result<OwnedFd> {
+    // SAFETY: the set is initialized by sigemptyset before it is read; signalfd reads it and makes a descriptor.
+    let fd = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    if fd < 0 {
+        return Err(Error::system("watch for SIGTERM")(
+            io::Error::last_os_error(),
+        ));
+    }
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,177 @@
+//! QEMU's command line.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use serde_json::{Value, json};
+
+use crate::VmConfig;
+
+/// The descriptors QEMU gets. Their numbers stay what they are.
+#[derive(Default)]
+pub(super) struct Passed {
+    descriptors: Vec<OwnedFd>,
+    /// Those of them that QEMU opens by name, as `/dev/fdset/N`.
+    sets: Vec<i32>,
+}
+
+impl Passed {
+    /// Passes a descriptor, and gives its number.
+    pub(super) fn file(&mut self, file: impl Into<OwnedFd>) -> i32 {
+        let descriptor = file.into();
+        let number = descriptor.as_raw_fd();
+        self.descriptors.push(descriptor);
+        number
+    }
+
+    /// Passes a file for QEMU to open by name, and gives the name.
+    pub(super) fn name_shared(&mut self, file: File) -> String {
+        let number = self.file(file);
+        self.sets.push(number);
+        format!("/dev/fdset/{}", self.sets.len())
+    }
+
+    /// Passes a disk's file, and gives QEMU's description of it.
+    pub(super) fn shared(&mut self, file: File, read_only: bool) -> Value {
+        json!({"driver": "file", "filename": self.name_shared(file), "read-only": read_only})
+    }
+
+    pub(super) fn descriptors(&self) -> &[OwnedFd] {
+        &self.descriptors
+    }
+}
+
+/// What the command line is made of. Files and sockets are descriptors' numbers.
+pub(super) struct Machine<'a> {
+    pub(super) kvm: bool,
+    pub(super) vcpus: u8,
+    pub(super) memory_mib: u32,
+    pub(super) kernel: i32,
+    pub(super) initramfs: i32,
+    pub(super) command_line: &'a str,
+    pub(super) disks: &'a [Value],
+    pub(super) control: i32,
+    pub(super) qmp: i32,
+}
+
+impl Machine<'_> {
+    pub(super) fn arguments(&self, passed: &Passed) -> Vec<String> {
+        let mut arguments = Arguments(Vec::new());
+        // The real-time clock stays on: without one a guest that has no kvm-clock waits a second for it.
+        arguments.pair(
+            "-machine",
+            "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off,dump-guest-core=off",
+        );
+        arguments.pair("-accel", if self.kvm { "kvm" } else { "tcg,thread=multi" });
+        arguments.pair("-cpu", self.cpu());
+        arguments.pair("-smp", self.vcpus.to_string());
+        arguments.pair("-m", self.memory_mib.to_string());
+        for switch in ["-nodefaults", "-no-user-config", "-no-reboot", "-S"] {
+            arguments.0.push(switch.to_owned());
+        }
+        arguments.pair("-display", "none");
+        arguments.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        arguments.pair("-kernel", format!("/proc/self/fd/{}", self.kernel));
+        arguments.pair("-initrd", format!("/proc/self/fd/{}", self.initramfs));
+        arguments.pair("-append", self.command_line);
+        for (set, number) in (1..).zip(&passed.sets) {
+            arguments.pair("-add-fd", format!("fd={number},set={set}"));
+        }
+        // The serial console is QEMU's stdout.
+        arguments.pair("-chardev", "stdio,id=console,signal=off");
+        arguments.pair("-serial", "chardev:console");
+        // How the guest resets: `reboot=k`. The machine has none unless it is added.
+        arguments.device(&json!({"driver": "i8042"}));
+        for (index, disk) in self.disks.iter().enumerate() {
+            let name = format!("disk{index}");
+            let mut disk = disk.clone();
+            disk["node-name"] = json!(name);
+            arguments.pair("-blockdev", disk.to_string());
+            arguments.device(&json!({"driver": "virtio-blk-device", "drive": name}));
+        }
+        arguments.device(&json!({"driver": "virtio-serial-device", "max_ports": 2}));
+        arguments.pair("-chardev", format!("socket,id=control,fd={}", self.control));
+        arguments.device(&json!({
+            "driver": "virtserialport",
+            "chardev": "control",
+            "name": guest_protocol::PORT_NAME,
+        }));
+        arguments.device(&json!({"driver": "virtio-rng-device"}));
+        arguments.pair("-chardev", format!("socket,id=qmp,fd={}", self.qmp));
+        arguments.pair("-mon", "chardev=qmp,mode=control");
+        arguments.0
+    }
+
+    /// Everything that emulation has; on KVM what the host has. On kvm_pvm that is too much: the emulator of the guest's
+    /// kernel lacks instructions that CPUID offers, and the guest is told to leave them alone (see [`crate::cmdline`]) after
+    /// its first code has run, so they are hidden as well.
+    fn cpu(&self) -> &'static str {
+        match self.kvm {
+            false => "max",
+            true if crate::substrate().is_hardware() => "host",
+            true => PVM_CPU,
+        }
+    }
+}
+
+/// The processor on kvm_pvm: the baseline, without what its emulator cannot execute (shared/kvm-substrates.md), and with
+/// XSAVEERPTR, which spares an AMD kernel the `fnclex` that it cannot.
+const PVM_CPU: &str = "qemu64,-cx16,-xsave,-smap,-smep,-umip,-fsgsbase,-erms,-popcnt,+xsaveerptr,+invtsc";
+
+/// Words for the guest under software emulation that spare it calibrating its clocks, which takes half a second and is wrong
+/// on a busy host: the rate of the time-stamp counter, in kHz; and for a single processor the interval timer in place of the
+/// local APIC's, whose rate no interface tells.
+pub(super) fn timing(config: &VmConfig, counter_khz: Option<u64>) -> String {
+    let mut words = Vec::new();
+    if let Some(khz) = counter_khz {
+        words.push(format!("tsc_early_khz={khz} tsc=reliable"));
+    }
+    if config.vcpus == 1 {
+        words.push("noapictimer".to_owned());
+    }
+    words.join(" ")
+}
+
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn pair(&mut self, name: &str, value: impl Into<String>) {
+        self.0.push(name.to_owned());
+        self.0.push(value.into());
+    }
+
+    fn device(&mut self, description: &Value) {
+        self.pair("-device", description.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_become_devices_in_their_order_and_descriptors_are_passed_by_number() {
+        let mut passed = Passed::default();
+        let file = File::open("/dev/null").unwrap();
+        let number = file.as_raw_fd();
+        let disks = [json!({"driver": "raw", "file": passed.shared(file, true)}), json!({"driver": "null-co"})];
+        let machine = Machine {
+            kvm: false,
+            vcpus: 2,
+            memory_mib: 128,
+            kernel: 40,
+            initramfs: 41,
+            command_line: "quiet a,b",
+            disks: &disks,
+            control: 42,
+            qmp: 43,
+        };
+        let line = machine.arguments(&passed).join("\n");
+        assert!(line.contains("-append\nquiet a,b\n"));
+        assert!(line.contains(&format!("-add-fd\nfd={number},set=1\n")));
+        assert!(line.contains("\"filename\":\"/dev/fdset/1\""));
+        let first = line.find("\"drive\":\"disk0\"").unwrap();
+        assert!(first < line.find("\"drive\":\"disk1\"").unwrap());
+        assert!(line.contains("socket,id=control,fd=42"));
+    }
+}

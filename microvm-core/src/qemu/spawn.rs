@@ -1,0 +1,228 @@
+//! QEMU's process: made, confined, and only then executed.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use crate::process::Process;
+use crate::{Confine, Error, Result};
+
+use super::arguments::Passed;
+
+/// QEMU, executed.
+pub(super) struct Child {
+    pub(super) process: Process,
+    /// What it writes to stderr; reading does not block.
+    pub(super) errors: File,
+}
+
+/// Everything the new process needs, made before the fork: after it nothing may be allocated, since another thread of this
+/// process may have held the allocator's lock.
+struct Plan {
+    path: CString,
+    arguments: Vec<*const libc::c_char>,
+    null: File,
+    console: RawFd,
+    errors: OwnedFd,
+    /// The new process waits here until it may go on.
+    gate: OwnedFd,
+    /// Where it says why it could not be executed.
+    failure: OwnedFd,
+    passed: Vec<RawFd>,
+    parent: libc::pid_t,
+}
+
+impl Child {
+    /// Starts the program with these arguments, the passed descriptors, the console as its stdout, and nothing else.
+    pub(super) fn start(
+        program: &Path,
+        arguments: &[String],
+        passed: Passed,
+        console: &File,
+        confine: Option<&Confine>,
+    ) -> Result<Self> {
+        let failed = |what| move |error: io::Error| Error::system(what)(error);
+        let strings = std::iter::once(program.as_os_str())
+            .chain(arguments.iter().map(OsStr::new))
+            .map(|text| CString::new(text.as_bytes()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| failed("pass QEMU its arguments")(error.into()))?;
+        let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        let (errors, errors_end) = pipe().map_err(failed("make a pipe"))?;
+        let (gate_end, gate) = pipe().map_err(failed("make a pipe"))?;
+        let (failure, failure_end) = pipe().map_err(failed("make a pipe"))?;
+        // Whatever happens, QEMU is not held up by what nobody reads, and neither is who reads it.
+        set_nonblocking(&errors).map_err(failed("set a pipe non-blocking"))?;
+        set_nonblocking(&errors_end).map_err(failed("set a pipe non-blocking"))?;
+        let plan = Plan {
+            path: strings[0].clone(),
+            arguments: pointers,
+            null: File::open("/dev/null").map_err(failed("open /dev/null"))?,
+            console: console.as_raw_fd(),
+            errors: errors_end,
+            gate: gate_end,
+            failure: failure_end,
+            passed: passed.descriptors().iter().map(AsRawFd::as_raw_fd).collect(),
+            // SAFETY: getpid takes nothing and cannot fail.
+            parent: unsafe { libc::getpid() },
+        };
+        // SAFETY: the child calls only what may be called between fork and exec (see `Plan::enter`).
+        let pid = match unsafe { libc::fork() } {
+            0 => plan.enter(),
+            pid if pid < 0 => return Err(failed("make QEMU's process")(io::Error::last_os_error())),
+            pid => pid,
+        };
+        // From here on dropping `process` kills the child and waits for it.
+        let process = Process::adopt(pid)?;
+        drop(plan);
+        drop(passed);
+        if let Some(confine) = confine {
+            confine(pid).map_err(Error::Confine)?;
+        }
+        let mut gate = File::from(gate);
+        gate.write_all(&[1]).map_err(failed("start QEMU's process"))?;
+        let mut errno = [0; 4];
+        match File::from(failure).read(&mut errno).map_err(failed("start QEMU's process"))? {
+            0 => Ok(Self {
+                process,
+                errors: File::from(errors),
+            }),
+            _ => Err(Error::File {
+                path: program.to_owned(),
+                what: "cannot execute QEMU",
+                source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+            }),
+        }
+    }
+}
+
+impl Plan {
+    /// The child's way to exec. Only system calls, and nothing that allocates or takes a lock.
+    fn enter(&self) -> ! {
+        // SAFETY: every pointer is to memory that was made before the fork and is this process's own copy; the descriptors
+        // are this process's; all calls are async-signal-safe.
+        unsafe {
+            self.prepare();
+            libc::execv(self.path.as_ptr(), self.arguments.as_ptr());
+            let errno = (*libc::__errno_location()).to_ne_bytes();
+            libc::write(self.failure.as_raw_fd(), errno.as_ptr().cast(), errno.len());
+            libc::_exit(127)
+        }
+    }
+
+    /// # Safety
+    /// For the new process alone, before exec.
+    unsafe fn prepare(&self) {
+        // SAFETY: as in `enter`.
+        unsafe {
+            // QEMU ends with the thread that started it, however that ends; if it has ended already, now.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if libc::getppid() != self.parent {
+                libc::_exit(127);
+            }
+            let mut byte = 0u8;
+            if libc::read(self.gate.as_raw_fd(), (&raw mut byte).cast(), 1) != 1 {
+                libc::_exit(127);
+            }
+            // Away from the terminal: its ctrl-c is for the guest's process, which gets it over the control channel.
+            libc::setsid();
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+            libc::dup2(self.null.as_raw_fd(), 0);
+            libc::dup2(self.console, 1);
+            libc::dup2(self.errors.as_raw_fd(), 2);
+            // Whatever this process has inherited and nobody has marked stays behind.
+            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            for descriptor in &self.passed {
+                libc::fcntl(*descriptor, libc::F_SETFD, 0);
+            }
+        }
+    }
+}
+
+/// A pipe: the end to read from, the end to write to.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = std::io::pipe()?;
+    Ok((reader.into(), writer.into()))
+}
+
+fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
+    // SAFETY: F_SETFL takes a number; the pipe has no other status flags.
+    match unsafe { libc::fcntl(descriptor.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(program: &str, arguments: &[&str], confine: Option<&Confine>) -> Result<Child> {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let console = tempfile::tempfile().unwrap();
+        Child::start(Path::new(program), &arguments, Passed::default(), &console, confine)
+    }
+
+    #[test]
+    fn what_it_says_on_stderr_is_kept() {
+        let mut child = start("/bin/sh", &["-c", "echo woe >&2; exit 3"], None).unwrap();
+        let status = child.process.wait_for(None).unwrap().unwrap();
+        assert_eq!(status.code(), Some(3));
+        let mut said = String::new();
+        child.errors.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "woe\n");
+    }
+
+    #[test]
+    fn only_passed_descriptors_are_there() {
+        let mut passed = Passed::default();
+        let number = passed.file(File::open("/dev/null").unwrap());
+        let script = "for f in /proc/self/fd/*; do n=${f##*/}; [ -e $f ] && echo $n; done >&2";
+        let console = tempfile::tempfile().unwrap();
+        let arguments = ["-c".to_owned(), script.to_owned()];
+        let mut child = Child::start(Path::new("/bin/sh"), &arguments, passed, &console, None).unwrap();
+        child.process.wait_for(None).unwrap();
+        let mut said = String::new();
+        child.errors.read_to_string(&mut said).unwrap();
+        let mut found: Vec<i32> = said.lines().map(|line| line.parse().unwrap()).collect();
+        found.sort_unstable();
+        assert_eq!(found, [0, 1, 2, number]);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error_with_its_path() {
+        let error = start("/no/such/qemu", &[], None).err().unwrap().to_string();
+        assert!(error.contains("/no/such/qemu") && error.contains("cannot execute QEMU"), "{error}");
+    }
+
+    #[test]
+    fn it_is_confined_before_it_runs_and_ends_when_that_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("ran");
+        let mark_text = mark.to_str().unwrap().to_owned();
+        let seen = mark.clone();
+        let confine: Confine = Box::new(move |pid| {
+            assert!(pid > 0);
+            assert!(!seen.exists());
+            Err(io::Error::other("no cgroup"))
+        });
+        let error = start("/bin/touch", &[&mark_text], Some(&confine)).err().unwrap().to_string();
+        assert!(error.contains("no cgroup"), "{error}");
+        assert!(!mark.exists());
+    }
+
+    #[test]
+    fn dropping_it_kills_it() {
+        let child = start("/bin/sleep", &["1000"], None).unwrap();
+        let pid = child.process.pid();
+        drop(child);
+        // SAFETY: signal 0 only asks whether the process exists.
+        assert_eq!(unsafe { libc::kill(pid, 0) }, -1);
+    }
+}
