@@ -29,6 +29,8 @@ pub mod kvm;
 mod machine;
 mod memory;
 pub mod process;
+pub mod qemu;
+pub mod session;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
 pub use config::{Confine, MEMORY_MIB, Stage, VCPUS, VmConfig, monotonic_now};
@@ -57,7 +59,6 @@ pub trait Hypervisor {
 pub fn launch(accelerator: Accelerator, config: &VmConfig) -> Result<MicroVm> {
     match accelerator {
         Accelerator::Kvm => kvm::Kvm.launch(config),
-        // Becomes `qemu::Qemu::new(accelerator).launch(config)` with the module `qemu`.
-        Accelerator::Tcg | Accelerator::QemuKvm => Err(Error::NoQemu),
+        Accelerator::Tcg | Accelerator::QemuKvm => qemu::Qemu::new(accelerator).launch(config),
     }
 }

@@ -70,7 +70,10 @@ impl Machine<'_> {
             arguments.0.push(switch.to_owned());
         }
         arguments.pair("-display", "none");
-        arguments.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+        arguments.pair(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        );
         arguments.pair("-kernel", format!("/proc/self/fd/{}", self.kernel));
         arguments.pair("-initrd", format!("/proc/self/fd/{}", self.initramfs));
         arguments.pair("-append", self.command_line);
@@ -116,7 +119,8 @@ impl Machine<'_> {
 
 /// The processor on kvm_pvm: the baseline, without what its emulator cannot execute (shared/kvm-substrates.md), and with
 /// XSAVEERPTR, which spares an AMD kernel the `fnclex` that it cannot.
-const PVM_CPU: &str = "qemu64,-cx16,-xsave,-smap,-smep,-umip,-fsgsbase,-erms,-popcnt,+xsaveerptr,+invtsc";
+const PVM_CPU: &str =
+    "qemu64,-cx16,-xsave,-smap,-smep,-umip,-fsgsbase,-erms,-popcnt,+xsaveerptr,+invtsc";
 
 /// Words for the guest under software emulation that spare it calibrating its clocks, which takes half a second and is wrong
 /// on a busy host: the rate of the time-stamp counter, in kHz; and for a single processor the interval timer in place of the
@@ -154,7 +158,10 @@ mod tests {
         let mut passed = Passed::default();
         let file = File::open("/dev/null").unwrap();
         let number = file.as_raw_fd();
-        let disks = [json!({"driver": "raw", "file": passed.shared(file, true)}), json!({"driver": "null-co"})];
+        let disks = [
+            json!({"driver": "raw", "file": passed.shared(file, true)}),
+            json!({"driver": "null-co"}),
+        ];
         let machine = Machine {
             kvm: false,
             vcpus: 2,

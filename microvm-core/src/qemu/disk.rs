@@ -21,14 +21,17 @@ pub(super) fn open(config: &VmConfig, passed: &mut Passed) -> Result<Vec<Value>>
         [] => {}
         [one] => {
             let (file, _) = open_disk(one, false)?;
-            disks.push(json!({"driver": "raw", "read-only": true, "file": passed.shared(file, true)}));
+            disks.push(
+                json!({"driver": "raw", "read-only": true, "file": passed.shared(file, true)}),
+            );
         }
         several => disks.push(concatenated(several, passed)?),
     }
     if let Some(path) = &config.writable_disk {
         let (file, _) = open_disk(path, true)?;
         // Space that the guest gives back becomes a hole in the file again.
-        disks.push(json!({"driver": "raw", "discard": "unmap", "file": passed.shared(file, false)}));
+        disks
+            .push(json!({"driver": "raw", "discard": "unmap", "file": passed.shared(file, false)}));
     }
     Ok(disks)
 }
@@ -80,11 +83,15 @@ fn in_memory(contents: &str) -> Result<File> {
 
 /// Opens a disk's file, and gives its size in sectors.
 fn open_disk(path: &Path, write: bool) -> Result<(File, u64)> {
-    let file = OpenOptions::new().read(true).write(write).open(path).map_err(|source| Error::File {
-        path: path.to_owned(),
-        what: "cannot open the disk",
-        source,
-    })?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(write)
+        .open(path)
+        .map_err(|source| Error::File {
+            path: path.to_owned(),
+            what: "cannot open the disk",
+            source,
+        })?;
     let about = file.metadata().map_err(|source| Error::File {
         path: path.to_owned(),
         what: "cannot read the disk",
@@ -99,7 +106,9 @@ fn open_disk(path: &Path, write: bool) -> Result<(File, u64)> {
     }
     let bytes = about.len();
     if bytes == 0 || !bytes.is_multiple_of(SECTOR) {
-        return Err(refuse(format!("has {bytes} bytes, which is no whole number of {SECTOR}-byte sectors")));
+        return Err(refuse(format!(
+            "has {bytes} bytes, which is no whole number of {SECTOR}-byte sectors"
+        )));
     }
     Ok((file, bytes / SECTOR))
 }
@@ -111,8 +120,17 @@ mod tests {
     #[test]
     fn extents_stand_in_the_descriptor_in_their_order() {
         let text = descriptor(&[(8, "/dev/fdset/3".into()), (16, "/dev/fdset/4".into())]);
-        let extents: Vec<&str> = text.lines().filter(|line| line.starts_with("RW ")).collect();
-        assert_eq!(extents, ["RW 8 FLAT \"/dev/fdset/3\" 0", "RW 16 FLAT \"/dev/fdset/4\" 0"]);
+        let extents: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("RW "))
+            .collect();
+        assert_eq!(
+            extents,
+            [
+                "RW 8 FLAT \"/dev/fdset/3\" 0",
+                "RW 16 FLAT \"/dev/fdset/4\" 0"
+            ]
+        );
     }
 
     #[test]

@@ -22,7 +22,8 @@ use crate::kernel::Kernel;
 use crate::machine::{End, Ending};
 use crate::process::Process;
 use crate::{
-    Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, qemu_binary, substrate,
+    Accelerator, Error, Hypervisor, MicroVm, Result, VmConfig, cmdline, qemu_binary,
+    substrate,
 };
 
 use arguments::Passed;
@@ -64,7 +65,11 @@ impl Hypervisor for Qemu {
         let qmp_fd = passed.file(qmp_end);
 
         // Only software emulation needs to be told of the clocks: KVM has a clock of its own to show the guest.
-        let words = if kvm { String::new() } else { arguments::timing(config, clock.finish()) };
+        let words = if kvm {
+            String::new()
+        } else {
+            arguments::timing(config, clock.finish())
+        };
         let extra = format!("{words} {}", config.extra_cmdline);
         let command_line = cmdline::for_guest(self.accelerator, &substrate(), &extra)?;
         let arguments = arguments::Machine {
@@ -79,7 +84,13 @@ impl Hypervisor for Qemu {
             qmp: qmp_fd,
         }
         .arguments(&passed);
-        let child = Child::start(&binary, &arguments, passed, &config.console, config.confine.as_ref())?;
+        let child = Child::start(
+            &binary,
+            &arguments,
+            passed,
+            &config.console,
+            config.confine.as_ref(),
+        )?;
         let Child { process, errors } = child;
         start(process, errors, control, qmp)
     }
@@ -97,7 +108,11 @@ fn start(process: Process, errors: File, control: UnixStream, qmp: UnixStream) -
             // Its own words are better than ours, when it has left any.
             drop(process);
             let said = ending.said();
-            Err(if said.is_empty() { error } else { Error::Start(said) })
+            Err(if said.is_empty() {
+                error
+            } else {
+                Error::Start(said)
+            })
         }
     }
 }
@@ -157,7 +172,11 @@ impl QemuEnding {
         // It has ended, and nobody else has the pipe, so this comes to an end; the pipe itself holds 64 KiB at most.
         let _ = self.errors.read_to_end(&mut text);
         let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         let last = lines.iter().rev().take(5).rev();
         last.map(|line| line.trim_start_matches("qemu-system-x86_64: "))
             .collect::<Vec<_>>()

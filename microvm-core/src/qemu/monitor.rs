@@ -40,7 +40,9 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn new(socket: UnixStream) -> Result<Self> {
-        socket.set_nonblocking(true).map_err(Error::system("set QEMU's socket non-blocking"))?;
+        socket
+            .set_nonblocking(true)
+            .map_err(Error::system("set QEMU's socket non-blocking"))?;
         Ok(Self {
             socket,
             unread: Vec::new(),
@@ -61,8 +63,13 @@ impl Monitor {
         let names = [Stage::VMM_READY, Stage::FIRST_INSTRUCTION];
         while let Some(name) = names.get(stages.len()) {
             match self.next()? {
-                Some(Said { error: Some(complaint), .. }) => return Err(Error::Start(complaint.desc)),
-                Some(Said { returned: Some(_), .. }) => stages.push(Stage::now(name)),
+                Some(Said {
+                    error: Some(complaint),
+                    ..
+                }) => return Err(Error::Start(complaint.desc)),
+                Some(Said {
+                    returned: Some(_), ..
+                }) => stages.push(Stage::now(name)),
                 Some(_) => {}
                 None => self.wait(process, until)?,
             }
@@ -75,7 +82,9 @@ impl Monitor {
         while let Ok(Some(said)) = self.next() {
             let reason = said.data.and_then(|data| data.reason);
             match (said.event.as_deref(), reason.as_deref()) {
-                (Some("SHUTDOWN"), Some("host-signal" | "host-qmp-quit" | "host-ui")) => return End::Stopped,
+                (Some("SHUTDOWN"), Some("host-signal" | "host-qmp-quit" | "host-ui")) => {
+                    return End::Stopped;
+                }
                 (Some("SHUTDOWN"), _) => return End::GuestReset,
                 _ => {}
             }
@@ -85,7 +94,8 @@ impl Monitor {
 
     /// The next thing that QEMU has said, if there is one whole already.
     fn next(&mut self) -> Result<Option<Said>> {
-        let garbled = |error: &dyn std::fmt::Display| Error::Start(format!("QEMU's socket: {error}"));
+        let garbled =
+            |error: &dyn std::fmt::Display| Error::Start(format!("QEMU's socket: {error}"));
         loop {
             let mut stream = serde_json::Deserializer::from_slice(&self.unread).into_iter::<Said>();
             match stream.next() {
@@ -130,7 +140,9 @@ impl Monitor {
                 error if error.kind() == io::ErrorKind::Interrupted => Ok(()),
                 error => Err(Error::system("wait for QEMU")(error)),
             },
-            _ if polls[1].revents != 0 => Err(Error::Start("QEMU ended at once and said nothing".to_owned())),
+            _ if polls[1].revents != 0 => Err(Error::Start(
+                "QEMU ended at once and said nothing".to_owned(),
+            )),
             _ => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -66,14 +66,20 @@ impl Child {
             errors: errors_end,
             gate: gate_end,
             failure: failure_end,
-            passed: passed.descriptors().iter().map(AsRawFd::as_raw_fd).collect(),
+            passed: passed
+                .descriptors()
+                .iter()
+                .map(AsRawFd::as_raw_fd)
+                .collect(),
             // SAFETY: getpid takes nothing and cannot fail.
             parent: unsafe { libc::getpid() },
         };
         // SAFETY: the child calls only what may be called between fork and exec (see `Plan::enter`).
         let pid = match unsafe { libc::fork() } {
             0 => plan.enter(),
-            pid if pid < 0 => return Err(failed("make QEMU's process")(io::Error::last_os_error())),
+            pid if pid < 0 => {
+                return Err(failed("make QEMU's process")(io::Error::last_os_error()));
+            }
             pid => pid,
         };
         // From here on dropping `process` kills the child and waits for it.
@@ -84,9 +90,13 @@ impl Child {
             confine(pid).map_err(Error::Confine)?;
         }
         let mut gate = File::from(gate);
-        gate.write_all(&[1]).map_err(failed("start QEMU's process"))?;
+        gate.write_all(&[1])
+            .map_err(failed("start QEMU's process"))?;
         let mut errno = [0; 4];
-        match File::from(failure).read(&mut errno).map_err(failed("start QEMU's process"))? {
+        match File::from(failure)
+            .read(&mut errno)
+            .map_err(failed("start QEMU's process"))?
+        {
             0 => Ok(Self {
                 process,
                 errors: File::from(errors),
@@ -137,7 +147,12 @@ impl Plan {
             libc::dup2(self.console, 1);
             libc::dup2(self.errors.as_raw_fd(), 2);
             // Whatever this process has inherited and nobody has marked stays behind.
-            libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            libc::syscall(
+                libc::SYS_close_range,
+                3,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            );
             for descriptor in &self.passed {
                 libc::fcntl(*descriptor, libc::F_SETFD, 0);
             }
@@ -166,7 +181,13 @@ mod tests {
     fn start(program: &str, arguments: &[&str], confine: Option<&Confine>) -> Result<Child> {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
         let console = tempfile::tempfile().unwrap();
-        Child::start(Path::new(program), &arguments, Passed::default(), &console, confine)
+        Child::start(
+            Path::new(program),
+            &arguments,
+            Passed::default(),
+            &console,
+            confine,
+        )
     }
 
     #[test]
@@ -186,7 +207,8 @@ mod tests {
         let script = "for f in /proc/self/fd/*; do n=${f##*/}; [ -e $f ] && echo $n; done >&2";
         let console = tempfile::tempfile().unwrap();
         let arguments = ["-c".to_owned(), script.to_owned()];
-        let mut child = Child::start(Path::new("/bin/sh"), &arguments, passed, &console, None).unwrap();
+        let mut child =
+            Child::start(Path::new("/bin/sh"), &arguments, passed, &console, None).unwrap();
         child.process.wait_for(None).unwrap();
         let mut said = String::new();
         child.errors.read_to_string(&mut said).unwrap();
@@ -198,7 +220,10 @@ mod tests {
     #[test]
     fn a_program_that_is_not_there_is_an_error_with_its_path() {
         let error = start("/no/such/qemu", &[], None).err().unwrap().to_string();
-        assert!(error.contains("/no/such/qemu") && error.contains("cannot execute QEMU"), "{error}");
+        assert!(
+            error.contains("/no/such/qemu") && error.contains("cannot execute QEMU"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -212,7 +237,10 @@ mod tests {
             assert!(!seen.exists());
             Err(io::Error::other("no cgroup"))
         });
-        let error = start("/bin/touch", &[&mark_text], Some(&confine)).err().unwrap().to_string();
+        let error = start("/bin/touch", &[&mark_text], Some(&confine))
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("no cgroup"), "{error}");
         assert!(!mark.exists());
     }

@@ -55,7 +55,13 @@ impl Reading {
             // SAFETY: as above.
             let after = unsafe { core::arch::x86_64::_rdtsc() };
             let width = after.wrapping_sub(before);
-            (width, Self { counter: before.wrapping_add(width / 2), time })
+            (
+                width,
+                Self {
+                    counter: before.wrapping_add(width / 2),
+                    time,
+                },
+            )
         };
         let mut best = one();
         for _ in 1..READINGS {
@@ -70,8 +76,13 @@ impl Reading {
 
 /// Whether every processor's counter runs at one rate whatever the processor does.
 fn is_steady(cpuinfo: &str) -> bool {
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
-    ["constant_tsc", "nonstop_tsc"].iter().all(|wanted| flags.split_whitespace().any(|flag| flag == *wanted))
+    let flags = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .unwrap_or_default();
+    ["constant_tsc", "nonstop_tsc"]
+        .iter()
+        .all(|wanted| flags.split_whitespace().any(|flag| flag == *wanted))
 }
 
 #[cfg(test)]
@@ -85,13 +96,18 @@ mod tests {
             return eprintln!("skipped: this processor's time-stamp counter is not steady");
         }
         let rates = [0; 2].map(|_| Measurement::start().finish().unwrap());
-        assert!(rates[0].abs_diff(rates[1]) * 1000 < rates[0], "{rates:?} kHz differ by more than one in a thousand");
+        assert!(
+            rates[0].abs_diff(rates[1]) * 1000 < rates[0],
+            "{rates:?} kHz differ by more than one in a thousand"
+        );
     }
 
     #[test]
     fn a_counter_that_changes_its_rate_is_not_measured() {
         assert!(!is_steady("flags\t\t: fpu tsc constant_tsc\n"));
         assert!(!is_steady(""));
-        assert!(is_steady("processor: 0\nflags\t\t: fpu nonstop_tsc tsc constant_tsc\n"));
+        assert!(is_steady(
+            "processor: 0\nflags\t\t: fpu nonstop_tsc tsc constant_tsc\n"
+        ));
     }
 }
