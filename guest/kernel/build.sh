@@ -13,6 +13,8 @@ readonly RECIPE=1
 readonly PACKAGE=linux-source-6.12
 readonly TARBALL=/usr/src/$PACKAGE.tar.xz
 readonly SUFFIX=-plimsoll
+# In the order in which they apply.
+readonly PATCHES=(kvm_pvm.patch kvm_pvm_boot.patch stale_int3.patch)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here
@@ -51,7 +53,7 @@ check_source() {
 digest() {
   {
     printf 'recipe %s\nsource %s %s\n' "$RECIPE" "$PACKAGE" "$(source_version)"
-    cat "$here/config" "$here/kvm_pvm.patch"
+    cat "$here/config" "${PATCHES[@]/#/$here/}"
   } | sha256sum | cut -c1-16
 }
 
@@ -109,7 +111,7 @@ check_config() { # FRAGMENT RESULT
 }
 
 build() { # DIGEST
-  local tree out log jobs
+  local tree out log jobs patch
   # Build trees of scripts that were killed outright; the lock says that none of them is at work.
   rm -rf -- "$kernels"/.build-*
   rm -f -- "$kernels"/.current.*
@@ -124,7 +126,9 @@ build() { # DIGEST
     --exclude="$PACKAGE/Documentation/*/*" --exclude="$PACKAGE/sound/*/*.[ch]" \
     --exclude="$PACKAGE/drivers/gpu/drm/*/*.[ch]" --exclude="$PACKAGE/tools/testing/*" \
     --exclude="$PACKAGE/arch/arm*/boot/dts/*" --exclude="$PACKAGE/drivers/staging/*.[ch]"
-  step "$log" patch -d "$tree" -p1 --no-backup-if-mismatch -i "$here/kvm_pvm.patch"
+  for patch in "${PATCHES[@]}"; do
+    step "$log" patch -d "$tree" -p1 --no-backup-if-mismatch -i "$here/$patch"
+  done
   cp "$here/config" "$out/.config"
 
   # Nothing of the machine or the moment goes into the image: the same digest gives the same bytes.
