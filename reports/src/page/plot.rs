@@ -25,7 +25,7 @@ pub(crate) use stages::stages;
 pub(crate) enum Format {
     /// For a window of 700 pixels and more, and for paper.
     Wide,
-    /// For a phone; 390 pixels less the page's margins.
+    /// For a phone: between the room that a page of 320 pixels leaves, 276, and one of 390, 346.
     Narrow,
 }
 
@@ -34,7 +34,7 @@ impl Format {
     pub(crate) fn width(self) -> f64 {
         match self {
             Self::Wide => 880.0,
-            Self::Narrow => 346.0,
+            Self::Narrow => 320.0,
         }
     }
 

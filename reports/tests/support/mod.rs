@@ -699,3 +699,73 @@ fn fingerprint(machines: Machines) -> Fingerprint {
         further: BTreeMap::new(),
     }
 }
+
+/// The same run with text in every place that a hostile result file could put it.
+pub fn hostile(run: &Results) -> Results {
+    const TEXT: &str = "</td></script><script>window.pwned=1</script><img src=x onerror='window.pwned=2'>\"'&amp;{}";
+    let mut run = run.clone();
+    let spoil = |text: &mut String| text.push_str(TEXT);
+    spoil(&mut run.made_by);
+    spoil(&mut run.plan.name);
+    run.plan.filter = Some(TEXT.to_owned());
+    run.completeness = Completeness::Partial {
+        reason: TEXT.to_owned(),
+    };
+    run.notes.push(TEXT.to_owned());
+    if let Some(image) = &mut run.image {
+        spoil(&mut image.name);
+        spoil(&mut image.digest);
+    }
+    for arm in &mut run.arms {
+        spoil(&mut arm.label);
+        arm.omits.push(TEXT.to_owned());
+        arm.versions.insert(TEXT.to_owned(), TEXT.to_owned());
+        if let Some(substrate) = &mut arm.substrate {
+            spoil(&mut substrate.name);
+        }
+        if let Some(twin) = &mut arm.twin_of {
+            spoil(&mut twin.difference);
+        }
+        if let ArmStatus::NotRun { reason } = &mut arm.status {
+            spoil(reason);
+        }
+    }
+    for metric in &mut run.metrics {
+        spoil(&mut metric.title);
+        spoil(&mut metric.description);
+    }
+    for cut in &mut run.cut_offs {
+        spoil(&mut cut.reason);
+    }
+    for timeline in &mut run.timelines {
+        spoil(&mut timeline.condition);
+        timeline.stages.iter_mut().for_each(|s| spoil(&mut s.name));
+    }
+    for sample in run
+        .series
+        .iter_mut()
+        .flat_map(|s| &mut s.rounds)
+        .flat_map(|r| &mut r.samples)
+    {
+        if let Some(reason) = &mut sample.void {
+            spoil(reason);
+        }
+    }
+    let print = &mut run.fingerprint;
+    for text in [
+        &mut print.cpu,
+        &mut print.kernel,
+        &mut print.distribution,
+        &mut print.virtualization,
+        &mut print.cgroup_mode,
+        &mut print.store_filesystem,
+        &mut print.rcu_expedited,
+    ] {
+        spoil(text);
+    }
+    print.further.insert(TEXT.to_owned(), TEXT.to_owned());
+    print.versions.insert(TEXT.to_owned(), TEXT.to_owned());
+    print.mitigations.insert(TEXT.to_owned(), TEXT.to_owned());
+    run.seeds.insert(TEXT.to_owned(), 1);
+    run
+}

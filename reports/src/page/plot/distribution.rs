@@ -46,7 +46,7 @@ pub(crate) fn strips(format: Format, rows: &[Strip], unit: Unit) -> Result<Canva
         &axis,
         unit,
         bottom,
-        if narrow { 62.0 } else { 70.0 },
+        if narrow { 58.0 } else { 70.0 },
     );
     for (index, strip) in rows.iter().enumerate() {
         let top = index as f64 * row;
@@ -114,7 +114,7 @@ pub(crate) fn cumulative(format: Format, rows: &[Strip], unit: Unit) -> Result<C
         let text = format!("{:.0} %", share * 100.0);
         canvas.text(left - 6.0, y(share), &text, 11.0, Ink::Muted, Anchor::End);
     }
-    for tick in axis.ticks(if narrow { 62.0 } else { 70.0 }) {
+    for tick in axis.ticks(if narrow { 58.0 } else { 70.0 }) {
         let x = axis.at(tick);
         canvas.line(&[(x, top), (x, bottom)], Ink::Rule, 0.75);
         let text = format::value(tick, unit);

@@ -28,7 +28,7 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
     let width = format.width();
     let narrow = format.is_narrow();
     let (left, right) = (
-        if narrow { 52.0 } else { 66.0 },
+        if narrow { 48.0 } else { 66.0 },
         width - if narrow { 0.0 } else { 74.0 },
     );
     let (top, bottom) = (58.0, if narrow { 330.0 } else { 350.0 });
@@ -113,7 +113,7 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
             );
         }
         let most = (column / if narrow { 5.6 } else { 6.4 }) as usize;
-        let size = if narrow { 10.0 } else { 12.5 };
+        let size = if narrow { 10.5 } else { 12.5 };
         // Long labels take two lines on a phone.
         let lines = broken(&hull.label, most);
         for (line, text) in lines.iter().enumerate() {
@@ -129,7 +129,7 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
         let below = bottom + 13.0 + lines.len() as f64 * 12.0;
         for (line, text) in hull.notes.iter().enumerate() {
             let y = below + line as f64 * 12.0;
-            canvas.text(middle, y, text, size - 1.5, Ink::Load, Anchor::Middle);
+            canvas.text(middle, y, text, size - 1.0, Ink::Load, Anchor::Middle);
         }
     }
     canvas.line(&[(left, surface), (right, surface)], Ink::Text, 1.4);
