@@ -22,6 +22,7 @@ mod arch;
 pub mod cmdline;
 mod config;
 mod devices;
+pub mod disk;
 mod error;
 mod event_loop;
 mod kernel;

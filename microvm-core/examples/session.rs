@@ -1,0 +1,177 @@
+//! Runs one command in a virtual machine, from disk images, with the terminal's stdio: the whole of this crate in one
+//! program, for trying things out.
+//!
+//! ```text
+//! cargo run -p microvm-core --example session -- --accel tcg --image base.erofs -- /bin/echo hi
+//! ```
+//!
+//! Prints the stages of the start to stderr with `--times`.
+
+use std::error::Error;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use guest_protocol::{Extent, GuestConfig, ImageDisk, Process, WindowSize};
+use microvm_core::session::{Options, Session, Stdio};
+use microvm_core::{Accelerator, Request, VmConfig, choose, launch, monotonic_now};
+
+const USAGE: &str = "usage: session [--accel auto|kvm|tcg|qemu-kvm] [--kernel FILE] [--append WORDS] [--image EROFS]... \
+                     [--writable EXT4] [--cpus N] [--tty] [--times] -- COMMAND [ARGUMENT]...";
+
+struct Arguments {
+    request: Request,
+    kernel: PathBuf,
+    append: String,
+    images: Vec<PathBuf>,
+    writable: Option<PathBuf>,
+    cpus: u8,
+    tty: bool,
+    times: bool,
+    command: Vec<String>,
+}
+
+fn parse() -> Result<Arguments, Box<dyn Error>> {
+    let mut parsed = Arguments {
+        request: Request::Auto,
+        kernel: "/var/cache/plimsoll/kernels/current/vmlinux".into(),
+        append: String::new(),
+        images: Vec::new(),
+        writable: None,
+        cpus: 1,
+        tty: false,
+        times: false,
+        command: Vec::new(),
+    };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
+        match word.as_str() {
+            "--accel" => parsed.request = value()?.parse()?,
+            "--kernel" => parsed.kernel = value()?.into(),
+            "--append" => parsed.append = value()?,
+            "--image" => parsed.images.push(value()?.into()),
+            "--writable" => parsed.writable = Some(value()?.into()),
+            "--cpus" => parsed.cpus = value()?.parse()?,
+            "--tty" => parsed.tty = true,
+            "--times" => parsed.times = true,
+            "--" => {
+                parsed.command = words.collect();
+                break;
+            }
+            other => return Err(format!("{other}: unknown\n{USAGE}").into()),
+        }
+    }
+    if parsed.images.is_empty() || parsed.command.is_empty() {
+        return Err(USAGE.into());
+    }
+    Ok(parsed)
+}
+
+/// Where each image lies on the disk that all of them are.
+fn layers(images: &[PathBuf]) -> std::io::Result<Vec<Extent>> {
+    let mut offset = 0;
+    images
+        .iter()
+        .map(|image| {
+            let length = fs::metadata(image)?.len();
+            let extent = Extent { offset, length };
+            offset += length;
+            Ok(extent)
+        })
+        .collect()
+}
+
+fn run() -> Result<u8, Box<dyn Error>> {
+    let arguments = parse()?;
+    let begun = monotonic_now();
+    let (accelerator, why) = choose(arguments.request)?;
+    let folder = std::env::temp_dir().join(format!("plimsoll-session-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let outcome = in_folder(&arguments, accelerator, &folder, begun);
+    fs::remove_dir_all(&folder)?;
+    if arguments.times {
+        eprintln!("{why}");
+    }
+    outcome
+}
+
+fn in_folder(
+    arguments: &Arguments,
+    accelerator: Accelerator,
+    folder: &std::path::Path,
+    begun: u64,
+) -> Result<u8, Box<dyn Error>> {
+    let initramfs = folder.join("initramfs");
+    fs::write(&initramfs, guest_artifacts::initramfs())?;
+    let console = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create_new(true)
+        .open(folder.join("console"))?;
+    let mut config = VmConfig::new(arguments.kernel.clone(), initramfs, console.try_clone()?);
+    config.image_disk.clone_from(&arguments.images);
+    config.writable_disk.clone_from(&arguments.writable);
+    config.vcpus = arguments.cpus;
+    config.extra_cmdline.clone_from(&arguments.append);
+    let mut vm = launch(accelerator, &config)?;
+    let early: Vec<_> = vm.stages().to_vec();
+    let mut options = Options::new(Duration::from_secs(120));
+    options.console = Some(&console);
+    let mut session = Session::connect(&mut vm, options)?;
+    session.start(GuestConfig {
+        hostname: "session".into(),
+        image: ImageDisk {
+            device: "/dev/vda".into(),
+            layers: layers(&arguments.images)?,
+        },
+        writable: arguments.writable.as_ref().map(|_| "/dev/vdb".into()),
+        read_only_rootfs: false,
+        mounts: Vec::new(),
+        files: Vec::new(),
+        shm_bytes: 64 << 20,
+        process: Process {
+            args: arguments.command.clone(),
+            env: vec!["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into(), "HOME=/root".into()],
+            cwd: "/".into(),
+            uid: 0,
+            gid: 0,
+            additional_gids: Vec::new(),
+            umask: 0o22,
+            terminal: arguments.tty.then_some(WindowSize { rows: 24, columns: 80 }),
+            stdin: true,
+            rlimits: Vec::new(),
+            no_new_privileges: false,
+            capabilities: None,
+        },
+        realtime_ns: 0,
+        entropy: Vec::new(),
+    })?;
+    let stages = [early, session.stages().to_vec()].concat();
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let exit = session.run(&Stdio {
+        stdin: Some(stdin.as_fd()),
+        stdout: stdout.as_fd(),
+        stderr: stderr.as_fd(),
+    })?;
+    if arguments.times {
+        let millis = |at: u64| at.saturating_sub(begun) as f64 / 1e6;
+        for stage in stages {
+            eprintln!("{:>18} {:9.1} ms", stage.name, millis(stage.at));
+        }
+        eprintln!("{:>18} {:9.1} ms", "ended", millis(exit.ended_at));
+        eprintln!("{:>18} {:9.1} ms", "exit", millis(monotonic_now()));
+        eprintln!("{exit:?}");
+    }
+    vm.kill()?;
+    Ok(exit.code())
+}
+
+fn main() -> ExitCode {
+    run().map(ExitCode::from).unwrap_or_else(|error| {
+        eprintln!("session: {error}");
+        ExitCode::from(125)
+    })
+}
