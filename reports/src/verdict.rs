@@ -1,5 +1,7 @@
 //! Applies the decision rules to a run: yes, no, or not decided, with the evidence for it.
 
+use std::fmt;
+
 use crate::analysis::{Analysis, Estimate, Missing};
 use crate::format;
 use crate::results::{Arm, ArmStatus, Group, Metric, Results, Unit};
@@ -51,6 +53,37 @@ pub struct Here<'a> {
     pub arm: &'a Arm,
     /// What its figures say.
     pub finding: Finding<'a>,
+}
+
+/// The answer in lines for a terminal: the claim with its answer, the figure, the sentence, and what holds on
+/// this host only.
+impl fmt::Display for Verdict<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Claim { id, statement, .. } = self.claim;
+        write!(f, "{id} {statement}: {}", self.finding)?;
+        for here in &self.here {
+            let substrate = here.arm.substrate.as_ref().map_or("", |s| s.name.as_str());
+            write!(
+                f,
+                "\n   on this host only, {} (not hardware: {substrate}): {}",
+                here.arm.label, here.finding
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Finding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.answer.word())?;
+        if let Some(figure) = &self.figure {
+            write!(f, "; {} {}", figure.of, figure.text)?;
+            if let Some(interval) = &figure.interval {
+                write!(f, " (95 % interval {interval})")?;
+            }
+        }
+        write!(f, ". {}", self.sentence)
+    }
 }
 
 /// An answer with what it rests on.

@@ -435,3 +435,27 @@ fn the_chance_of_a_false_no_is_spread_over_the_metrics() {
         assert_ne!(answer(&run, "C1"), Answer::No, "seed {seed}");
     }
 }
+
+#[test]
+fn a_terminal_is_told_the_badge_and_the_interval() {
+    let run = results(&Shape {
+        machines: Machines::Emulated,
+        ..Shape::default()
+    });
+    let all = verdicts(&run);
+    let c1 = of(&all, "C1").to_string();
+    assert!(
+        c1.starts_with("C1 Containers lose almost no performance: yes; "),
+        "{c1}"
+    );
+    assert!(c1.contains("95 % interval"), "{c1}");
+    let c2 = of(&all, "C2").to_string();
+    assert!(
+        c2.starts_with("C2 Virtual machines lose performance: not decided. "),
+        "{c2}"
+    );
+    assert!(
+        c2.contains("on this host only, vm (not hardware: kvm_pvm): yes"),
+        "{c2}"
+    );
+}

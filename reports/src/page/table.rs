@@ -21,9 +21,9 @@ pub(crate) fn samples(view: &View<'_>, metrics: &[&Metric], name: &str) -> Marku
                     th.n scope="col" data-key="cost" { "Cost ÷ native" }
                     th.n scope="col" { "95 % interval" }
                     th.n scope="col" { "All samples" }
-                    th.n scope="col" data-key="rounds" { "Rounds" }
-                    th.n scope="col" { "Instances" }
-                    th.n scope="col" data-key="voids" { "Void" }
+                    th.n scope="col" { "Rounds" }
+                    th.n scope="col" { abbr title="Fresh instances that the samples come from" { "Inst." } }
+                    th.n scope="col" { "Void" }
                 } }
                 @for metric in metrics { (body(view, metric)) }
             }
@@ -81,7 +81,7 @@ fn row(view: &View<'_>, metric: &Metric, arm: &Arm) -> Markup {
                 other => other.to_string(),
             };
             return html! {
-                tr data-arm=(arm.id) data-label=(arm.label) data-state=(state) data-voids=(voids) {
+                tr data-arm=(arm.id) data-label=(arm.label) data-state=(state) {
                     th.arm scope="row" style=(colour) { (arm.label) (badge(arm)) }
                     td.none colspan="7" { (words) }
                     td.n { (voids) }
@@ -107,8 +107,7 @@ fn row(view: &View<'_>, metric: &Metric, arm: &Arm) -> Markup {
     };
     html! {
         tr data-arm=(arm.id) data-label=(arm.label) data-state="measured" data-median=(summary.median.value)
-            data-cost=[cost.as_ref().map(|c| c.value)] data-low=[interval.map(|i| i.low)] data-high=[interval.map(|i| i.high)]
-            data-rounds=(summary.median.rounds) data-voids=(voids) {
+            data-cost=[cost.as_ref().map(|c| c.value)] data-low=[interval.map(|i| i.low)] data-high=[interval.map(|i| i.high)] {
             th.arm scope="row" style=(colour) { (arm.label) (badge(arm)) }
             td.n { b { (format::value(summary.median.value, unit)) } }
             td.n {
