@@ -1,1 +1,39 @@
-//! runs an OCI bundle in namespaces and cgroups.
+//! Runs OCI bundles and specifications on Linux: namespaces, an overlay or directory root, cgroups of either version,
+//! capabilities and seccomp, with the semantics of the OCI runtime specification.
+//!
+//! [`start`] takes a specification apart, makes a process in new namespaces, and does the launcher's part
+//! (cgroups, network namespace) while that process makes its mounts. When it returns, the command has been
+//! executed; [`Container`] waits for it, and lets go of everything it had.
+//!
+//! Kernel: Linux 5.12 for mount_setattr(2); 5.14 for killing a cgroup at once; overlay takes its layers one by one
+//! from 6.8, as descriptors in one option string before.
+//!
+//! **Invariants.** Nothing is ever mounted in the host's mount namespace. The container dies with the thread that started
+//! it. What is left after a SIGKILL of that thread's process is at most an empty cgroup, found by
+//! [`cgroup::list`] and removed by [`cgroup::remove_by_id`].
+
+mod capability;
+pub mod cgroup;
+mod child;
+mod container;
+mod default_spec;
+mod error;
+mod launch;
+mod plan;
+pub mod seccomp;
+mod stage;
+mod sys;
+mod teardown;
+
+pub use container::{Container, Exit, ExitStatus, Teardown};
+pub use default_spec::{DEFAULT_CAPABILITIES, DEFAULT_PATH, default_spec};
+pub use error::{Errno, Error, Result};
+pub use launch::{Launch, Rootfs, Stdio, start};
+pub use plan::process::grantable_rlimit;
+pub use stage::Stage;
+
+/// Kills what is left of a container in its cgroups and removes them. Can be repeated; also for what a killed launcher
+/// has left behind.
+pub fn remove_cgroups(id: &str) -> Result<()> {
+    Ok(cgroup::remove_by_id(id)?)
+}

@@ -1,0 +1,213 @@
+//! The container's process, from `clone3` to `execve`.
+//!
+//! **Invariant:** this module and those below it run in a copy of a process that may have had other threads. They call
+//! [`crate::sys`] and read the [`Plan`]; they do not allocate, lock, or panic, and they leave by `execve` or `_exit`.
+
+mod dev;
+mod exec;
+mod identity;
+mod mounts;
+pub(crate) mod report;
+mod root;
+
+use std::convert::Infallible;
+
+use self::report::{At, Failure, Message, Outcome, Step};
+use crate::plan::Plan;
+use crate::plan::rootfs::RootPlan;
+use crate::sys::{self, Errno, Fd, clone, file, process, socket};
+
+/// The working directory's own descriptor, as *at calls take it.
+pub(crate) const HERE: Fd = libc::AT_FDCWD;
+
+/// Standard input, output and error of the container.
+#[derive(Clone, Copy)]
+pub(crate) enum ChildStdio {
+    /// These descriptors, in this order.
+    Descriptors([Fd; 3]),
+    /// A terminal of the container's own, with this window.
+    Terminal { rows: u16, columns: u16 },
+}
+
+/// What the launcher hands over besides the plan.
+pub(crate) struct Context<'a> {
+    pub(crate) plan: &'a Plan,
+    /// The container's mount of its cgroups, when it asks for one.
+    pub(crate) cgroups: &'a crate::cgroup::View,
+    /// This side of the socket.
+    pub(crate) socket: Fd,
+    /// A pidfd of the launcher.
+    pub(crate) launcher: Fd,
+    /// Device and inode of this program's own file.
+    pub(crate) own_program: (u64, u64),
+    pub(crate) stdio: ChildStdio,
+}
+
+/// The state of the set-up.
+struct Setup<'a> {
+    plan: &'a Plan,
+    cgroups: &'a crate::cgroup::View,
+    socket: Fd,
+    own_program: (u64, u64),
+    stdio: ChildStdio,
+    /// The container's root directory, once it is mounted.
+    root: Fd,
+    /// The launcher has done its part: cgroups and network namespace.
+    launcher_done: bool,
+    rootfs_at: u64,
+    network_at: u64,
+}
+
+/// Runs the container's process. Every way out ends it.
+pub(crate) fn run(context: &Context<'_>) -> Infallible {
+    // The launcher's death must end the container, also when it came before this line.
+    let tied = sys::credentials::set_parent_death_signal(libc::SIGKILL)
+        .and_then(|()| clone::has_ended(context.launcher));
+    if tied != Ok(false) {
+        process::exit(1);
+    }
+    // A low number is kept for the container's own standard streams.
+    let socket = match file::dup_above(context.socket, 3) {
+        Ok(socket) => socket,
+        Err(_) => process::exit(1),
+    };
+    let mut setup = Setup {
+        plan: context.plan,
+        cgroups: context.cgroups,
+        socket,
+        own_program: context.own_program,
+        stdio: context.stdio,
+        root: -1,
+        launcher_done: false,
+        rootfs_at: 0,
+        network_at: 0,
+    };
+    let Err(failure) = setup.run();
+    // Nobody is left to tell when this fails.
+    let _ = Message::Failed(failure).send(socket, None);
+    process::exit(1)
+}
+
+impl Setup<'_> {
+    fn run(&mut self) -> Outcome<Infallible> {
+        // Nobody who shares the PID namespace may look into this copy of the launcher's memory.
+        sys::credentials::make_undumpable().at(Step::Session)?;
+        let plan = self.plan;
+        if plan.namespaces.makes_user() {
+            // The launcher writes the mappings; root inside is somebody only then.
+            self.wait().at(Step::Launcher)?;
+            self.become_root()?;
+        }
+        process::new_session().at(Step::Session)?;
+        // Modes below are meant as they are written; the container's own mask comes last.
+        process::set_umask(0);
+        for (index, join) in plan.namespaces.join.iter().enumerate() {
+            // Joining a PID namespace is the launcher's: it moves children.
+            if join.flag != libc::CLONE_NEWPID {
+                clone::setns(sys::raw(&join.fd), join.flag).at_index(Step::Join, index)?;
+            }
+            if join.flag == libc::CLONE_NEWUSER {
+                self.become_root()?;
+            }
+        }
+        if plan.namespaces.makes_network() && !plan.namespaces.network_by_launcher() {
+            socket::loopback_up().at(Step::Loopback)?;
+            self.network_at = sys::monotonic();
+        }
+        if plan.namespaces.has_mount() {
+            self.build_root()?;
+        } else {
+            self.launcher()?;
+            self.enter_chroot()?;
+        }
+        self.name_host()?;
+        self.open_streams_and_close_the_rest()?;
+        self.take_identity_and_run()
+    }
+
+    fn become_root(&self) -> Outcome<()> {
+        sys::credentials::set_group(0).at(Step::UserNamespace)?;
+        sys::credentials::set_user(0).at(Step::UserNamespace)?;
+        // A change of user makes a process what fs.suid_dumpable says.
+        sys::credentials::make_undumpable().at(Step::UserNamespace)
+    }
+
+    /// Everything that happens in a mount namespace.
+    fn build_root(&mut self) -> Outcome<()> {
+        self.isolate_mounts()?;
+        self.mount_root()?;
+        self.rootfs_at = sys::monotonic();
+        self.mount_all()?;
+        if self.plan.own_dev {
+            self.make_default_devices()?;
+        }
+        self.make_devices()?;
+        self.make_working_directory()?;
+        self.launcher()?;
+        self.enter_root()?;
+        if let ChildStdio::Terminal { rows, columns } = self.stdio {
+            self.open_terminal(rows, columns)?;
+        }
+        self.write_sysctls()?;
+        self.restrict_paths()
+    }
+
+    fn enter_chroot(&mut self) -> Outcome<()> {
+        if let RootPlan::Chroot(path) = &self.plan.root {
+            file::chroot(&path.path).at(Step::Chroot)?;
+        }
+        file::chdir(c"/").at(Step::Chroot)?;
+        self.root =
+            file::openat(HERE, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).at(Step::Chroot)?;
+        self.rootfs_at = sys::monotonic();
+        if let ChildStdio::Terminal { rows, columns } = self.stdio {
+            self.open_terminal(rows, columns)?;
+        }
+        self.make_working_directory()
+    }
+
+    fn name_host(&self) -> Outcome<()> {
+        if let Some(name) = &self.plan.hostname {
+            process::set_hostname(name).at(Step::Hostname)?;
+        }
+        if let Some(name) = &self.plan.domainname {
+            process::set_domainname(name).at(Step::Domainname)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for a word of the launcher, with a descriptor perhaps.
+    fn wait(&self) -> sys::Result<Option<Fd>> {
+        let mut word = [0_u8; 1];
+        match socket::receive(self.socket, &mut word)? {
+            // The launcher is gone or has given up.
+            (0, _) => Err(Errno(libc::ECANCELED)),
+            (_, descriptor) => Ok(descriptor),
+        }
+    }
+
+    /// Waits until the launcher has put this process into its cgroups and made its network namespace, and enters them.
+    fn launcher(&mut self) -> Outcome<()> {
+        if self.launcher_done {
+            return Ok(());
+        }
+        self.launcher_done = true;
+        if let Some(network) = self.wait().at(Step::Launcher)? {
+            clone::setns(network, libc::CLONE_NEWNET).at(Step::NetworkNamespace)?;
+            file::close(network);
+        }
+        if self.plan.namespaces.makes_cgroup() {
+            clone::unshare(libc::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
+        }
+        Ok(())
+    }
+
+    /// A failure that is this program's own and not the kernel's.
+    fn fail<T>(&self, step: Step, index: usize, errno: i32) -> Outcome<T> {
+        Err(Failure {
+            step,
+            index: index as u32,
+            errno: Errno(errno),
+        })
+    }
+}

@@ -1,0 +1,425 @@
+//! The mounts of the specification, and the paths it hides or makes read-only.
+
+use super::report::{At, Outcome, Step};
+use super::{HERE, Setup};
+use crate::plan::mounts::{Inside, Kind, MountPlan, Parameter};
+use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
+use crate::sys::mount::{
+    self, ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, FileSystem, MountAttr,
+};
+use crate::sys::{self, Errno, Fd};
+
+/// The magic number of proc (uapi/linux/magic.h).
+const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
+
+impl Setup<'_> {
+    /// Makes every mount of the specification, in its order.
+    pub(super) fn mount_all(&mut self) -> Outcome<()> {
+        let plan = self.plan;
+        for (index, planned) in plan.mounts.iter().enumerate() {
+            if planned.needs_launcher {
+                self.launcher()?;
+            }
+            self.mount_one(index, planned)?;
+        }
+        Ok(())
+    }
+
+    fn mount_one(&self, index: usize, planned: &MountPlan) -> Outcome<()> {
+        let (tree, is_directory) = match &planned.kind {
+            Kind::FileSystem {
+                name,
+                source,
+                parameters,
+            } => {
+                let tree = make_file_system(name, source, parameters, planned.attributes.set)
+                    .at_index(Step::Mount, index)?;
+                (tree, true)
+            }
+            Kind::Bind { source, recursive } => {
+                let tree = mount::clone_tree(HERE, source, *recursive)
+                    .at_index(Step::MountSource, index)?;
+                let stat = file::fstat(tree).at_index(Step::MountSource, index)?;
+                if !planned.attributes.is_empty() {
+                    mount::set_attributes(tree, &planned.attributes, false)
+                        .at_index(Step::MountAttributes, index)?;
+                }
+                (tree, stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+            }
+            Kind::Cgroup => return self.mount_cgroups(index, planned),
+        };
+        let target = self
+            .make_target(&planned.target, is_directory)
+            .at_index(Step::MountTarget, index)?;
+        self.place(index, planned, tree, target)
+    }
+
+    /// Attaches a mount and gives it what applies to attached mounts.
+    fn place(&self, index: usize, planned: &MountPlan, tree: Fd, target: Fd) -> Outcome<()> {
+        if !planned.recursive_attributes.is_empty() {
+            mount::set_attributes(tree, &planned.recursive_attributes, true)
+                .at_index(Step::MountAttributes, index)?;
+        }
+        mount::attach(tree, target).at_index(Step::Mount, index)?;
+        if let Some((propagation, recursive)) = planned.propagation {
+            let attributes = MountAttr {
+                propagation,
+                ..MountAttr::default()
+            };
+            mount::set_attributes(tree, &attributes, recursive)
+                .at_index(Step::MountAttributes, index)?;
+        }
+        file::close(target);
+        file::close(tree);
+        Ok(())
+    }
+
+    /// The container's view of its cgroups: the unified hierarchy, or a directory with one mount for each hierarchy in
+    /// which it has a cgroup of its own.
+    fn mount_cgroups(&self, index: usize, planned: &MountPlan) -> Outcome<()> {
+        let attributes = planned.attributes.set;
+        let target = self
+            .make_target(&planned.target, true)
+            .at_index(Step::MountTarget, index)?;
+        if let Some(unified) = &self.cgroups.unified {
+            let tree = self
+                .mount_hierarchy(unified, attributes)
+                .at_index(Step::CgroupMount, index)?;
+            return self.place(index, planned, tree, target);
+        }
+        let tree = FileSystem::open(c"tmpfs")
+            .and_then(|tmpfs| {
+                tmpfs.string(c"source", c"tmpfs")?;
+                tmpfs.string(c"mode", c"755")?;
+                tmpfs.mount(attributes & !ATTR_RDONLY)
+            })
+            .at_index(Step::CgroupMount, index)?;
+        // Nothing can be mounted on a mount that is itself attached nowhere (before Linux 6.15).
+        mount::attach(tree, target).at_index(Step::CgroupMount, index)?;
+        for hierarchy in &self.cgroups.hierarchies {
+            let made = file::mkdirat(tree, &hierarchy.name, 0o755)
+                .and_then(|()| {
+                    file::openat(tree, &hierarchy.name, libc::O_PATH | libc::O_DIRECTORY, 0)
+                })
+                .and_then(|target| {
+                    let mounted = self.mount_hierarchy(hierarchy, attributes)?;
+                    mount::attach(mounted, target)?;
+                    file::close(mounted);
+                    file::close(target);
+                    Ok(())
+                });
+            made.at_index(Step::CgroupMount, index)?;
+        }
+        for (name, to) in &self.cgroups.links {
+            file::symlinkat(to, tree, name).at_index(Step::CgroupMount, index)?;
+        }
+        if attributes & ATTR_RDONLY != 0 {
+            let attributes = MountAttr {
+                set: ATTR_RDONLY,
+                ..MountAttr::default()
+            };
+            mount::set_attributes(tree, &attributes, false)
+                .at_index(Step::MountAttributes, index)?;
+        }
+        file::close(target);
+        file::close(tree);
+        Ok(())
+    }
+
+    fn mount_hierarchy(
+        &self,
+        hierarchy: &crate::cgroup::ViewEntry,
+        attributes: u64,
+    ) -> sys::Result<Fd> {
+        if self.plan.namespaces.makes_cgroup() {
+            // In a cgroup namespace of its own, the root of a new mount is the container's own cgroup.
+            let cgroups = FileSystem::open(hierarchy.kind)?;
+            cgroups.string(c"source", c"cgroup")?;
+            for parameter in &hierarchy.parameters {
+                apply(&cgroups, parameter)?;
+            }
+            return cgroups.mount(attributes);
+        }
+        let tree = mount::clone_tree(HERE, &hierarchy.host, false)?;
+        mount::set_attributes(
+            tree,
+            &MountAttr {
+                set: attributes,
+                ..MountAttr::default()
+            },
+            false,
+        )?;
+        Ok(tree)
+    }
+
+    /// Opens a path below the root, making what is missing of it. Links in the image are followed within the root.
+    pub(super) fn make_target(&self, target: &Inside, directory: bool) -> sys::Result<Fd> {
+        match self.open_inside(target, 0) {
+            Err(Errno(libc::ENOENT)) => {}
+            other => return other,
+        }
+        for ancestor in &target.ancestors {
+            self.make_directory(ancestor)?;
+        }
+        if directory {
+            self.make_directory(&target.path)?;
+        } else {
+            let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_NOCTTY | libc::O_NONBLOCK;
+            let made = file::openat2(self.root, &target.path, flags, 0o644, RESOLVE_IN_ROOT)?;
+            file::close(made);
+        }
+        self.open_inside(target, 0)
+    }
+
+    /// Opens a path below the root for *at calls and as the target of a mount.
+    pub(super) fn open_inside(&self, path: &Inside, flags: libc::c_int) -> sys::Result<Fd> {
+        file::openat2(
+            self.root,
+            &path.path,
+            libc::O_PATH | flags,
+            0,
+            RESOLVE_IN_ROOT,
+        )
+    }
+
+    pub(super) fn make_directory(&self, path: &std::ffi::CStr) -> sys::Result<()> {
+        // mkdirat resolves from the root directory of the process: the parent is opened below the root first.
+        let (parent, name) = split(path)?;
+        let parent = match parent.as_c_str() {
+            None => self.root,
+            Some(parent) => file::openat2(
+                self.root,
+                parent,
+                libc::O_PATH | libc::O_DIRECTORY,
+                0,
+                RESOLVE_IN_ROOT,
+            )?,
+        };
+        let made = match file::mkdirat(parent, name, 0o755) {
+            Err(Errno(libc::EEXIST)) => Ok(()),
+            other => other,
+        };
+        if parent != self.root {
+            file::close(parent);
+        }
+        made
+    }
+
+    /// Makes the process's working directory where the image has none, as docker does for WORKDIR.
+    pub(super) fn make_working_directory(&self) -> Outcome<()> {
+        let directory = self
+            .make_target(&self.plan.process.cwd, true)
+            .at(Step::WorkingDirectory)?;
+        file::close(directory);
+        Ok(())
+    }
+
+    /// Writes the sysctls, through the container's own proc.
+    pub(super) fn write_sysctls(&self) -> Outcome<()> {
+        if self.plan.sysctls.is_empty() {
+            return Ok(());
+        }
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let directory = file::openat2(self.root, c"proc/sys", flags, 0, RESOLVE_NO_SYMLINKS)
+            .at(Step::SysctlFile)?;
+        if file::filesystem(directory).at(Step::SysctlFile)? != PROC_SUPER_MAGIC {
+            return self.fail(Step::SysctlFile, 0, libc::ENODEV);
+        }
+        for (index, sysctl) in self.plan.sysctls.iter().enumerate() {
+            let file = file::openat2(
+                directory,
+                &sysctl.file,
+                libc::O_WRONLY,
+                0,
+                RESOLVE_NO_SYMLINKS,
+            )
+            .at_index(Step::Sysctl, index)?;
+            file::write(file, &sysctl.value).at_index(Step::Sysctl, index)?;
+            file::close(file);
+        }
+        file::close(directory);
+        Ok(())
+    }
+
+    /// Hides the masked paths, and makes the read-only paths and the root read-only.
+    pub(super) fn restrict_paths(&self) -> Outcome<()> {
+        for (index, path) in self.plan.readonly.iter().enumerate() {
+            let Some(target) = self
+                .open_existing(path)
+                .at_index(Step::ReadonlyPath, index)?
+            else {
+                continue;
+            };
+            self.make_readonly(target)
+                .at_index(Step::ReadonlyPath, index)?;
+        }
+        let mut empty = None;
+        let mut null = None;
+        for (index, path) in self.plan.masked.iter().enumerate() {
+            let Some(target) = self.open_existing(path).at_index(Step::MaskedPath, index)? else {
+                continue;
+            };
+            self.mask(target, &mut empty, &mut null)
+                .at_index(Step::MaskedPath, index)?;
+        }
+        if self.plan.readonly_root {
+            let attributes = MountAttr {
+                set: ATTR_RDONLY,
+                ..MountAttr::default()
+            };
+            mount::set_attributes(self.root, &attributes, false).at(Step::ReadonlyRoot)?;
+        }
+        Ok(())
+    }
+
+    /// A path to restrict. One that is not there needs no restriction.
+    fn open_existing(&self, path: &Inside) -> sys::Result<Option<Fd>> {
+        match self.open_inside(path, 0) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno(libc::ENOENT | libc::ENOTDIR)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn make_readonly(&self, target: Fd) -> sys::Result<()> {
+        let tree = mount::clone_tree(target, c"", true)?;
+        mount::set_attributes(
+            tree,
+            &MountAttr {
+                set: ATTR_RDONLY,
+                ..MountAttr::default()
+            },
+            true,
+        )?;
+        mount::attach(tree, target)?;
+        file::close(tree);
+        file::close(target);
+        Ok(())
+    }
+
+    /// Hides a directory below an empty one, a file below /dev/null. One empty file system serves all directories.
+    fn mask(&self, target: Fd, empty: &mut Option<Fd>, null: &mut Option<Fd>) -> sys::Result<()> {
+        let is_directory = file::fstat(target)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let tree = match (is_directory, &empty) {
+            (true, Some(empty)) => mount::clone_tree(*empty, c"", false)?,
+            (true, None) => {
+                let tmpfs = FileSystem::open(c"tmpfs")?;
+                tmpfs.string(c"source", c"tmpfs")?;
+                tmpfs.string(c"nr_inodes", c"1")?;
+                tmpfs.string(c"mode", c"755")?;
+                tmpfs.mount(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?
+            }
+            (false, _) => mount::clone_tree(self.null(null)?, c"", false)?,
+        };
+        mount::attach(tree, target)?;
+        file::close(target);
+        if is_directory && empty.is_none() {
+            *empty = Some(tree);
+        } else {
+            file::close(tree);
+        }
+        Ok(())
+    }
+
+    /// The container's null device: it must be what it is called, or a masked file would be readable.
+    fn null(&self, known: &mut Option<Fd>) -> sys::Result<Fd> {
+        if let Some(fd) = *known {
+            return Ok(fd);
+        }
+        let fd = file::openat2(
+            self.root,
+            c"dev/null",
+            libc::O_PATH | libc::O_NOFOLLOW,
+            0,
+            RESOLVE_IN_ROOT,
+        )?;
+        let stat = file::fstat(fd)?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
+            return Err(Errno(libc::ENODEV));
+        }
+        *known = Some(fd);
+        Ok(fd)
+    }
+}
+
+fn apply(to: &FileSystem, parameter: &Parameter) -> sys::Result<()> {
+    match parameter {
+        Parameter::Flag(key) => to.flag(key),
+        Parameter::Value(key, value) => to.string(key, value),
+    }
+}
+
+fn make_file_system(
+    name: &std::ffi::CStr,
+    source: &std::ffi::CStr,
+    parameters: &[Parameter],
+    attributes: u64,
+) -> sys::Result<Fd> {
+    let made = FileSystem::open(name)?;
+    made.string(c"source", source)?;
+    for parameter in parameters {
+        apply(&made, parameter)?;
+    }
+    made.mount(attributes)
+}
+
+/// The parent of a path, on the stack: a path of the plan is bounded by PATH_MAX or the kernel refuses it.
+struct Parent {
+    text: [u8; libc::PATH_MAX as usize],
+    length: usize,
+}
+
+impl Parent {
+    fn as_c_str(&self) -> Option<&std::ffi::CStr> {
+        if self.length == 0 {
+            None
+        } else {
+            std::ffi::CStr::from_bytes_until_nul(&self.text).ok()
+        }
+    }
+}
+
+/// Splits the last component from a path.
+fn split(path: &std::ffi::CStr) -> sys::Result<(Parent, &std::ffi::CStr)> {
+    let bytes = path.to_bytes_with_nul();
+    let mut parent = Parent {
+        text: [0; libc::PATH_MAX as usize],
+        length: 0,
+    };
+    let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else {
+        return Ok((parent, path));
+    };
+    let (Some(room), Some(head), Some(tail)) = (
+        parent.text.get_mut(..slash),
+        bytes.get(..slash),
+        bytes.get(slash + 1..),
+    ) else {
+        return Err(Errno(libc::ENAMETOOLONG));
+    };
+    if slash + 1 >= libc::PATH_MAX as usize {
+        return Err(Errno(libc::ENAMETOOLONG));
+    }
+    room.copy_from_slice(head);
+    parent.length = slash;
+    let name = std::ffi::CStr::from_bytes_with_nul(tail).map_err(|_| Errno(libc::EINVAL))?;
+    Ok((parent, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_splits_at_its_last_slash() {
+        let (parent, name) = split(c"a/b/c").unwrap();
+        assert_eq!((parent.as_c_str(), name), (Some(c"a/b"), c"c"));
+        let (parent, name) = split(c"a").unwrap();
+        assert_eq!((parent.as_c_str(), name), (None, c"a"));
+    }
+
+    #[test]
+    fn a_path_beyond_the_kernels_bound_is_refused() {
+        let long = std::ffi::CString::new("a/".repeat(2500) + "b").unwrap();
+        assert_eq!(split(&long).err(), Some(Errno(libc::ENAMETOOLONG)));
+    }
+}

@@ -1,0 +1,194 @@
+//! The rest of what makes a process: its session, limits, schedule, names and its new program.
+
+use std::ffi::{CStr, c_char};
+
+use super::{Errno, Fd, Result, check, check_int};
+
+/// setsid(2).
+pub(crate) fn new_session() -> Result<()> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::setsid() }).map(drop)
+}
+
+/// Blocks every signal and returns the mask there was.
+pub(crate) fn block_signals() -> libc::sigset_t {
+    // SAFETY: both sets are ours to write, and the call cannot fail with these arguments (pthread_sigmask(3)).
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut old: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        old
+    }
+}
+
+/// Restores a mask of [`block_signals`].
+pub(crate) fn restore_signals(mask: &libc::sigset_t) {
+    // SAFETY: the set was filled by the kernel.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
+}
+
+/// Lets every signal through.
+pub(crate) fn unblock_signals() {
+    // SAFETY: the set is ours to write.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// umask(2).
+pub(crate) fn set_umask(mask: u32) {
+    // SAFETY: no memory is passed; the call cannot fail.
+    unsafe { libc::umask(mask) };
+}
+
+/// Sets a resource limit of the calling process.
+pub(crate) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the structure is read; a null pointer asks for nothing back.
+    check_int(unsafe { libc::prlimit(0, resource, &limit, std::ptr::null_mut()) }).map(drop)
+}
+
+/// The soft and hard resource limit of the calling process.
+pub(crate) fn limit(resource: u32) -> Result<(u64, u64)> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure is ours to write; a null pointer changes nothing.
+    check_int(unsafe { libc::prlimit(0, resource, std::ptr::null(), &mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// sethostname(2).
+pub(crate) fn set_hostname(name: &[u8]) -> Result<()> {
+    // SAFETY: the name is readable for its length.
+    check_int(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
+
+/// setdomainname(2).
+pub(crate) fn set_domainname(name: &[u8]) -> Result<()> {
+    // SAFETY: the name is readable for its length.
+    check_int(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
+
+/// personality(2).
+pub(crate) fn set_personality(persona: libc::c_ulong) -> Result<()> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::personality(persona) }).map(drop)
+}
+
+/// ioprio_set(2) of the calling process.
+pub(crate) fn set_io_priority(priority: u32) -> Result<()> {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, priority) }).map(drop)
+}
+
+/// `struct sched_attr` of sched_setattr(2), its first version.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SchedulerAttributes {
+    pub(crate) size: u32,
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// sched_setattr(2) of the calling process.
+pub(crate) fn set_scheduler(attributes: &SchedulerAttributes) -> Result<()> {
+    // SAFETY: the structure states its own size.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setattr,
+            0,
+            std::ptr::from_ref(attributes),
+            0,
+        )
+    })
+    .map(drop)
+}
+
+/// Null-terminated lists of strings, as execve(2) takes them.
+pub(crate) struct Strings {
+    pointers: Vec<*const c_char>,
+    // The pointers lead into these; a CString's bytes stay where they are when it is moved.
+    _owned: Vec<std::ffi::CString>,
+}
+
+impl Strings {
+    /// Prepares a list.
+    pub(crate) fn new(strings: Vec<std::ffi::CString>) -> Self {
+        let pointers = strings
+            .iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect();
+        Self {
+            pointers,
+            _owned: strings,
+        }
+    }
+}
+
+/// execve(2). Returns only when it failed.
+pub(crate) fn execute(path: &CStr, arguments: &Strings, environment: &Strings) -> Errno {
+    // SAFETY: the path is terminated, both lists end with a null pointer and their strings are alive.
+    unsafe {
+        libc::execve(
+            path.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    };
+    Errno::last()
+}
+
+/// Ends the process without running anything of the program's own.
+pub(crate) fn exit(code: libc::c_int) -> ! {
+    // SAFETY: never returns; no handlers run.
+    unsafe { libc::_exit(code) }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With this code.
+    Exited(i32),
+    /// By this signal.
+    Signaled(i32),
+}
+
+/// Waits for the process of a pidfd, which must be a child, and reaps it. `None` (only without `block`) means that
+/// it is still running.
+pub(crate) fn wait(pidfd: Fd, block: bool) -> Result<Option<Ended>> {
+    let flags = libc::WEXITED | if block { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: the structure is plain integers in unions, for which zero is a value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the structure is ours to write.
+        match check_int(unsafe {
+            libc::waitid(libc::P_PIDFD, pidfd as libc::id_t, &mut info, flags)
+        }) {
+            Err(Errno(libc::EINTR)) => continue,
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        // SAFETY: waitid fills these members; they stay zero when nothing has changed yet.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        return Ok(match (pid, info.si_code) {
+            (0, _) => None,
+            (_, libc::CLD_EXITED) => Some(Ended::Exited(status)),
+            _ => Some(Ended::Signaled(status)),
+        });
+    }
+}
