@@ -47,7 +47,11 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
+        let mut value = || {
+            words
+                .next()
+                .ok_or_else(|| format!("{word} needs a value\n{USAGE}"))
+        };
         match word.as_str() {
             "--accel" => parsed.request = value()?.parse()?,
             "--kernel" => parsed.kernel = value()?.into(),
@@ -134,13 +138,19 @@ fn in_folder(
         shm_bytes: 64 << 20,
         process: Process {
             args: arguments.command.clone(),
-            env: vec!["PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into(), "HOME=/root".into()],
+            env: vec![
+                "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin".into(),
+                "HOME=/root".into(),
+            ],
             cwd: "/".into(),
             uid: 0,
             gid: 0,
             additional_gids: Vec::new(),
             umask: 0o22,
-            terminal: arguments.tty.then_some(WindowSize { rows: 24, columns: 80 }),
+            terminal: arguments.tty.then_some(WindowSize {
+                rows: 24,
+                columns: 80,
+            }),
             stdin: true,
             rlimits: Vec::new(),
             no_new_privileges: false,

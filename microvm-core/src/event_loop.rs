@@ -174,14 +174,13 @@ mod tests {
         machine.add(0, &[Descriptor::write(0x10_0000, 1)]);
         let memory = Arc::clone(&machine.memory);
         let slot = Arc::new(machine.slot);
-        let stop = EventFd::new(libc::EFD_NONBLOCK).unwrap();
+        let stop = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).unwrap();
         let mut events = EventLoop::new().unwrap();
         events.serve(Arc::clone(&slot)).unwrap();
         events.watch(stop.as_raw_fd(), 7).unwrap();
         let thread = std::thread::spawn(move || events.run().unwrap());
 
         ours.write_all(b"ab").unwrap();
-        slot.write(0x050, &0u32.to_le_bytes());
         while slot.interrupt.read().is_err() {
             std::thread::sleep(Duration::from_millis(1));
         }

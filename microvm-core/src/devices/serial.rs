@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     fn console(file: File) -> Console {
-        let interrupt = Interrupt(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let interrupt = Interrupt(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).unwrap());
         Serial::new(interrupt, Output::new(file).unwrap())
     }
 

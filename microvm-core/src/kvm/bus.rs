@@ -123,7 +123,7 @@ mod tests {
 
     fn bus() -> Bus {
         let memory = Arc::new(crate::memory::allocate(64).unwrap());
-        let interrupt = Interrupt(EventFd::new(libc::EFD_NONBLOCK).unwrap());
+        let interrupt = Interrupt(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).unwrap());
         let console = Serial::new(
             interrupt,
             Output::new(tempfile::tempfile().unwrap()).unwrap(),

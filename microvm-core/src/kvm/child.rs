@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, RawFd};
-use std::process;
 use std::ptr;
 
 use super::monitor::{Monitor, Parts};
@@ -28,6 +27,7 @@ pub(super) struct Channels {
 /// Is the monitor, from fork to end. Never returns into the starter's code, and runs nothing that the starter has
 /// registered for its exit.
 pub(super) fn be_monitor(parts: Parts, channels: Channels) -> ! {
+    let _guard = NoReturn;
     let code = match isolate(&parts, &channels).and_then(|()| live(parts, &channels)) {
         Ok(end) => {
             let orderly = end.is_orderly();
@@ -51,7 +51,7 @@ fn live(parts: Parts, channels: &Channels) -> Result<End> {
     Monitor::build(parts)?.run(&channels.reports)
 }
 
-/// Cuts the process off from its starter: signals, terminal, descriptors, panics.
+/// Cuts the process off from its starter: signals, terminal, descriptors.
 fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
     // SAFETY: prctl and getppid take and give integers (and the name's bytes, which end in a zero and are static);
     // setsid has no arguments.
@@ -74,31 +74,30 @@ fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
     // SAFETY: `none` is a valid rlimit to read.
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
 
-    let reports = channels
-        .reports
-        .try_clone()
-        .map_err(Error::system("copy a descriptor"))?;
     let mut kept = parts.descriptors();
-    kept.extend([
-        channels.reports.as_raw_fd(),
-        channels.go.as_raw_fd(),
-        reports.as_raw_fd(),
-    ]);
-    for standard in 0..=2 {
+    kept.extend([channels.reports.as_raw_fd(), channels.go.as_raw_fd()]);
+    // The message of a panic goes the way of the reports.
+    let standard = [&channels.null, &channels.null, &channels.reports];
+    for (standard, file) in (0..).zip(standard) {
         // SAFETY: dup2 takes two integers; Rust's runtime sees to it that 0, 1 and 2 are open from the start, so that
         // nothing that is kept can be among them.
-        unsafe { libc::dup2(channels.null.as_raw_fd(), standard) };
+        unsafe { libc::dup2(file.as_raw_fd(), standard) };
         kept.push(standard);
     }
     close_all_but(kept).map_err(Error::system(
         "close the descriptors of the process that starts the machine",
     ))?;
-
-    std::panic::set_hook(Box::new(move |panic| {
-        Report::End(End::MonitorFailed(panic.to_string())).send(&reports);
-        process::abort();
-    }));
     Ok(())
+}
+
+/// Ends the process should a panic unwind to where the starter's code begins.
+struct NoReturn;
+
+impl Drop for NoReturn {
+    fn drop(&mut self) {
+        // SAFETY: as in `be_monitor`.
+        unsafe { libc::_exit(101) }
+    }
 }
 
 /// Every signal has its default effect, but for SIGPIPE, which is ignored, and SIGTERM, which waits to be read.

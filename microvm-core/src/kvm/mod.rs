@@ -13,6 +13,9 @@ mod report;
 mod vcpu;
 mod vm;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -38,8 +41,8 @@ pub struct Kvm;
 
 impl Hypervisor for Kvm {
     /// Forks. In a process with several threads this relies on two things: glibc's `fork` makes its allocator usable in
-    /// the child, and no other thread is just then inside the standard library's locks for standard streams,
-    /// environment or panic hook; the child uses nothing else that the starter's threads may hold.
+    /// the child, and the child uses nothing else that another thread may have locked (it reads no environment and prints
+    /// nothing, but for the message of a panic).
     fn launch(&self, config: &VmConfig) -> Result<MicroVm> {
         let (parts, control) = open(config)?;
         let (reports, for_reports) = pipe()?;

@@ -226,6 +226,14 @@ impl Monitor {
     }
 }
 
+impl Drop for Teller {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell(End::MonitorFailed("a thread panicked".to_owned()));
+        }
+    }
+}
+
 /// Waits until the machine has ended or is told to end.
 fn wait(events: &mut EventLoop, ended: &Receiver<End>) -> End {
     match events.run() {
@@ -237,7 +245,7 @@ fn wait(events: &mut EventLoop, ended: &Receiver<End>) -> End {
     }
 }
 
-/// Joins threads; one that panicked has ended the process already.
+/// Joins threads; one that panicked has told so.
 fn join(threads: Vec<JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| drop(thread.join()));
 }

@@ -43,6 +43,8 @@ pub(super) struct Reports {
     pipe: File,
     unread: Vec<u8>,
     total: usize,
+    /// Lines that are no reports: what a panic has said.
+    words: String,
 }
 
 impl Reports {
@@ -51,15 +53,22 @@ impl Reports {
             pipe,
             unread: Vec::new(),
             total: 0,
+            words: String::new(),
         }
     }
 
-    /// Waits for the next report. Nothing comes any more when the monitor is gone, or speaks nonsense.
+    /// Waits for the next report. Nothing comes any more when the monitor is gone, or says too much.
     pub(super) fn next(&mut self) -> io::Result<Option<Report>> {
         loop {
             if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.unread.drain(..=end).collect();
-                return Ok(serde_json::from_slice(&line).ok());
+                match serde_json::from_slice(&line) {
+                    Ok(report) => return Ok(Some(report)),
+                    Err(_) => {
+                        self.words.push_str(&String::from_utf8_lossy(&line));
+                        continue;
+                    }
+                }
             }
             let mut piece = [0; 4096];
             match self.pipe.read(&mut piece) {
@@ -90,7 +99,10 @@ impl Ending for Reports {
                 Ok(None) | Err(_) => break,
             }
         }
-        End::from_status(status)
+        match self.words.split_whitespace().collect::<Vec<_>>().join(" ") {
+            words if words.is_empty() => End::from_status(status),
+            words => End::MonitorFailed(words),
+        }
     }
 }
 
@@ -154,10 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_and_floods_end_the_reading() {
+    fn a_panic_is_heard_and_a_flood_is_not() {
         let (mut reports, mut writer) = pipe();
-        writer.write_all(b"{\"no\": \"report\"}\n").unwrap();
-        assert_eq!(reports.next().unwrap(), None);
+        writer
+            .write_all(b"\nthread 'vcpu0' panicked at\n oh dear\n")
+            .unwrap();
+        drop(writer);
+        let end = End::MonitorFailed("thread 'vcpu0' panicked at oh dear".to_owned());
+        assert_eq!(reports.end(ExitStatus::from_raw(6)), end);
         let (mut reports, mut writer) = pipe();
         let flood = std::thread::spawn(move || while writer.write_all(&[b'x'; 4096]).is_ok() {});
         assert_eq!(reports.next().unwrap(), None);
