@@ -172,7 +172,8 @@ mod tests {
     #[test]
     fn bytes_and_rates_take_the_unit_that_fits() {
         assert_eq!(bytes(512.0), "512 B");
-        assert_eq!(bytes(1023.0), "1.00 KiB");
+        assert_eq!(bytes(1023.0), "0.999 KiB");
+        assert_eq!(bytes(1024.0), "1.00 KiB");
         assert_eq!(bytes(5.0 * 1024.0 * 1024.0), "5.00 MiB");
         assert_eq!(value(1.5e9, Unit::OperationsPerSecond), "1.50 Gops/s");
         assert_eq!(value(2048.0, Unit::BytesPerSecond), "2.00 KiB/s");

@@ -14,6 +14,7 @@ mod about;
 mod answers;
 mod plot;
 mod sections;
+mod start;
 mod table;
 mod theme;
 

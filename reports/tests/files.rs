@@ -9,6 +9,9 @@ use reports::results::{ArmStatus, Completeness, CutOff, MEMORY_PER_INSTANCE, SCH
 use reports::{Error, Results, page, write_report};
 use support::{Machines, Shape, results};
 
+/// A way to break a run.
+type Spoil = fn(&mut Results);
+
 fn run() -> Results {
     results(&Shape {
         rounds: 10,
@@ -146,7 +149,7 @@ fn a_report_that_cannot_be_written_names_the_place() {
 
 #[test]
 fn contents_that_do_not_hold_together_are_refused_both_ways() {
-    let broken: [(&str, fn(&mut Results)); 9] = [
+    let broken: [(&str, Spoil); 9] = [
         ("named twice", |r| r.arms.push(r.arms[0].clone())),
         ("named twice", |r| r.metrics.push(r.metrics[0].clone())),
         ("two series", |r| r.series.push(r.series[0].clone())),
