@@ -1,1 +1,29 @@
-//! instances: specification, state, names, backends.
+//! Instances: what the user asks for becomes a container or a microVM, and leaves nothing behind when it goes.
+//!
+//! Data flows one way: [`InstanceSpec`] → image and state → backend → the instance's end. The three cores
+//! (image-core, container-core, microvm-core) meet here and nowhere else.
+
+mod backend;
+pub mod base;
+pub mod doctor;
+mod error;
+mod home;
+mod instance;
+mod names;
+mod process;
+mod run;
+mod signals;
+mod spec;
+mod terminal;
+mod timeline;
+mod user;
+
+pub use backend::{Choice, choose_accelerator};
+pub use error::{Error, Result};
+pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
+pub use image_core::{Change, Image, ImageSummary, Reference, Removed, Store};
+pub use instance::{ExitRecord, Listed, Record, list, remove, sweep, user_of_image};
+pub use names::is_valid as is_valid_name;
+pub use run::{Outcome, run};
+pub use spec::{Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, VM_MEMORY};
+pub use timeline::TIMELINE_VARIABLE;

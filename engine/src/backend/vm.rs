@@ -1,0 +1,420 @@
+//! Instances as microVMs.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use container_core::cgroup::{self, Cgroup};
+use guest_protocol::{Extent, GuestConfig, ImageDisk, Process as GuestProcess, WindowSize};
+use microvm_core::session::{Events, FailureKind, Options, Requests, Session, SessionError, Stdio};
+use microvm_core::{Accelerator, Request, Substrate, VmConfig, cmdline};
+use oci_spec::runtime::LinuxResources;
+
+use super::container::set_limits;
+use super::{Backend, Context, Job, disk};
+use crate::doctor;
+use crate::error::{Error, Result};
+use crate::run::{Exit, Status};
+use crate::signals::Signals;
+use crate::spec::{Accel, Limits, VM_MEMORY};
+use crate::terminal;
+
+/// How long a guest may take to boot. On kvm_pvm a busy host makes a minute of what is 20 s on an idle one.
+const BOOT_PATIENCE: Duration = Duration::from_secs(180);
+
+/// docker's size of /dev/shm, bytes.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// The conventional mask.
+const UMASK: u32 = 0o022;
+
+/// What runs a VM, and why that.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// `kvm` or `tcg`: what `--accel` calls it.
+    pub accelerator: &'static str,
+    /// One line: which, and why.
+    pub why: String,
+    /// Whether that is hardware virtualization.
+    pub hardware: bool,
+    /// What the guest's kernel runs on: vmx, svm, kvm_pvm or tcg.
+    pub substrate: String,
+}
+
+/// Decides what runs a VM.
+///
+/// # Errors
+/// When what is asked for cannot run here, or nothing can.
+pub fn choose_accelerator(accel: Accel) -> Result<Choice> {
+    let (chosen, why) = microvm_core::choose(request(accel))?;
+    let substrate = microvm_core::substrate();
+    let emulated = chosen == Accelerator::Tcg;
+    Ok(Choice {
+        accelerator: if emulated { "tcg" } else { "kvm" },
+        why,
+        hardware: !emulated && substrate.is_hardware(),
+        substrate: if emulated {
+            "tcg".into()
+        } else {
+            substrate.to_string()
+        },
+    })
+}
+
+fn request(accel: Accel) -> Request {
+    match accel {
+        Accel::Auto => Request::Auto,
+        Accel::Kvm => Request::Only(Accelerator::Kvm),
+        Accel::Tcg => Request::Only(Accelerator::Tcg),
+    }
+}
+
+/// The backend of microVMs.
+pub(crate) struct Vm;
+
+impl Backend for Vm {
+    fn run(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Exit> {
+        let (accelerator, why) = microvm_core::choose(request(job.spec.accel))?;
+        if job.spec.accel == Accel::Auto {
+            (context.notice)(&why);
+        }
+        let group: Arc<OnceLock<Cgroup>> = Arc::default();
+        let console = console(job)?;
+        let config = config(job, &console, Arc::clone(&group))?;
+        let image = image_disk(job)?;
+        let config = VmConfig {
+            image_disk: image.files,
+            ..config
+        };
+        let mut vm = microvm_core::launch(accelerator, &config)?;
+        for stage in vm.stages() {
+            context.timeline.add(stage.name, stage.at);
+        }
+        let mut watch = Watch {
+            signals: context.signals,
+            terminal: job.spec.terminal,
+            stopped_by: None,
+        };
+        let result = converse(
+            job,
+            context,
+            &mut vm,
+            &console,
+            image.extents,
+            &mut watch,
+            accelerator,
+        );
+        let exit = match result {
+            Ok(exit) => {
+                // The agent has flushed the disk and powers off: the reason can only be that, or comes too late to matter.
+                vm.wait()?;
+                Ok(exit)
+            }
+            Err(SessionError::Abandoned) if watch.stopped_by.is_some() => {
+                let number = watch.stopped_by.unwrap_or(libc::SIGTERM);
+                Ok(Exit {
+                    status: Status::Signal(number),
+                    oom_killed: false,
+                    peak_memory: None,
+                })
+            }
+            Err(error) => Err(failure(error)),
+        };
+        drop(vm);
+        let peak_memory = release(&job.instance.record.id, &group)?;
+        exit.map(|exit| Exit {
+            peak_memory,
+            ..exit
+        })
+    }
+}
+
+/// Boots to the agent, starts the command and carries its streams until it ends.
+fn converse(
+    job: &Job<'_>,
+    context: &mut Context<'_>,
+    vm: &mut microvm_core::MicroVm,
+    console: &File,
+    layers: Vec<Extent>,
+    watch: &mut Watch<'_>,
+    accelerator: Accelerator,
+) -> Result<Exit, SessionError> {
+    let options = Options {
+        limit: BOOT_PATIENCE,
+        console: Some(console),
+        events: Some(watch),
+    };
+    let mut session = Session::connect(vm, options)?;
+    session.start(guest_config(job, layers, accelerator))?;
+    for stage in session.stages() {
+        context.timeline.add(stage.name, stage.at);
+    }
+    (context.started)();
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let exit = session.run(&Stdio {
+        stdin: job.spec.interactive.then(|| stdin.as_fd()),
+        stdout: stdout.as_fd(),
+        stderr: stderr.as_fd(),
+    })?;
+    Ok(Exit {
+        status: match exit.status {
+            microvm_core::session::Status::Code(code) => Status::Code(code.into()),
+            microvm_core::session::Status::Signal(number) => Status::Signal(number.into()),
+        },
+        oom_killed: exit.oom_killed,
+        peak_memory: None,
+    })
+}
+
+/// What went wrong, with docker's exit code for it.
+fn failure(error: SessionError) -> Error {
+    match error {
+        SessionError::Failed { kind, message } => Error::Guest {
+            message,
+            code: match kind {
+                FailureKind::NotFound => 127,
+                FailureKind::NotExecutable => 126,
+                FailureKind::Config | FailureKind::System => 125,
+            },
+        },
+        other => Error::Session(other),
+    }
+}
+
+/// Removes the monitor's cgroup, and tells the most memory it had.
+fn release(id: &str, group: &OnceLock<Cgroup>) -> Result<Option<u64>> {
+    let Some(group) = group.get() else {
+        return Ok(None);
+    };
+    let peak = group.stats().ok().and_then(|stats| stats.memory_peak);
+    cgroup::remove_by_id(id)?;
+    Ok(peak)
+}
+
+/// The file for the guest's console, in the instance's directory.
+fn console(job: &Job<'_>) -> Result<File> {
+    let path = job.instance.directory().join("console.log");
+    File::options()
+        .create(true)
+        .append(true)
+        .read(true)
+        .open(&path)
+        .map_err(|e| Error::io("create", &path, e))
+}
+
+/// A VM of the size asked for: `-m` is its memory, and `--cpus` as many virtual CPUs as cover it, with a limit on the
+/// monitor for the fraction.
+fn config(job: &Job<'_>, console: &File, group: Arc<OnceLock<Cgroup>>) -> Result<VmConfig> {
+    let home = job.instance.home();
+    let kernel = match &job.spec.kernel {
+        Some(path) => path.clone(),
+        None => {
+            let path = doctor::kernel_path();
+            if !path.is_file() {
+                return Err(Error::NoGuestKernel(path));
+            }
+            path
+        }
+    };
+    let writable = job.instance.directory().join("disk.ext4");
+    if !writable.exists() {
+        disk::make_writable(home, &writable)?;
+    }
+    let console = console
+        .try_clone()
+        .map_err(|e| Error::io("open", "console.log", e))?;
+    let limits = &job.spec.limits;
+    let mut config = VmConfig::new(kernel, disk::initramfs(home)?, console);
+    config.writable_disk = Some(writable);
+    config.vcpus = virtual_cpus(limits)?;
+    // A fraction of a MiB is given up: the guest's memory is whole MiB.
+    let mebibytes = limits.memory.unwrap_or(VM_MEMORY) >> 20;
+    config.memory_mib = u32::try_from(mebibytes).unwrap_or(u32::MAX);
+    let id = job.instance.record.id.clone();
+    let limits = monitor_limits(limits);
+    config.confine = Some(Box::new(move |pid| {
+        let mut resources = LinuxResources::default();
+        set_limits(&mut resources, &limits);
+        let pid = u32::try_from(pid).map_err(io::Error::other)?;
+        let path = cgroup::path_of_id(&id).map_err(io::Error::other)?;
+        let made = Cgroup::create(&path, &resources, Some(pid)).map_err(io::Error::other)?;
+        // Called once; a second time would find the first cgroup in its place.
+        let _ = group.set(made);
+        Ok(())
+    }));
+    Ok(config)
+}
+
+/// As many virtual CPUs as cover the number asked for.
+fn virtual_cpus(limits: &Limits) -> Result<u8> {
+    let wanted = limits.cpus.unwrap_or(1.0).ceil();
+    let most = f64::from(*microvm_core::VCPUS.end());
+    if wanted > most {
+        return Err(Error::InvalidValue {
+            flag: "--cpus",
+            value: wanted.to_string(),
+            reason: format!("a VM has at most {most} virtual CPUs"),
+        });
+    }
+    Ok(wanted.max(1.0) as u8)
+}
+
+/// Limits of the monitor's process: only the fraction of its CPUs. Its memory is bounded by the guest's size, and the
+/// number of processes is the guest's own affair.
+fn monitor_limits(limits: &Limits) -> Limits {
+    let fraction = limits.cpus.filter(|cpus| cpus.fract() != 0.0);
+    Limits {
+        memory: None,
+        cpus: fraction,
+        pids: None,
+    }
+}
+
+/// The layers' EROFS files in the order of the disk, and where each begins on it.
+struct Layers {
+    files: Vec<PathBuf>,
+    extents: Vec<Extent>,
+}
+
+fn image_disk(job: &Job<'_>) -> Result<Layers> {
+    let layers = job.store.erofs_layers(job.image)?;
+    let mut offset = 0;
+    let mut extents = Vec::with_capacity(layers.len());
+    for layer in &layers {
+        extents.push(Extent {
+            offset,
+            length: layer.bytes,
+        });
+        offset += layer.bytes;
+    }
+    Ok(Layers {
+        files: layers.into_iter().map(|layer| layer.path).collect(),
+        extents,
+    })
+}
+
+fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) -> GuestConfig {
+    let process = job.process;
+    let identity = &process.identity;
+    let terminal = job.spec.terminal.then(|| {
+        let size = terminal::size(io::stdout().as_fd());
+        WindowSize {
+            rows: size.rows,
+            columns: size.columns,
+        }
+    });
+    GuestConfig {
+        hostname: job.hostname.to_owned(),
+        image: ImageDisk {
+            device: "/dev/vda".into(),
+            layers,
+        },
+        writable: Some("/dev/vdb".into()),
+        read_only_rootfs: job.spec.read_only,
+        mounts: Vec::new(),
+        files: Vec::new(),
+        shm_bytes: SHM_BYTES,
+        process: GuestProcess {
+            args: process.args.clone(),
+            env: environment(&process.env, accelerator),
+            cwd: process.cwd.clone(),
+            uid: identity.uid,
+            gid: identity.gid,
+            additional_gids: identity.groups.clone(),
+            umask: UMASK,
+            terminal,
+            stdin: job.spec.interactive,
+            rlimits: Vec::new(),
+            no_new_privileges: true,
+            // The kernel is the instance's own: root in there may do what root may on a machine.
+            capabilities: None,
+        },
+        // Filled in by the session, of the moment in which it is sent.
+        realtime_ns: 0,
+        entropy: Vec::new(),
+    }
+}
+
+/// The environment; on kvm_pvm with the word that keeps glibc from AVX, whose registers the guest's kernel there does
+/// not keep, unless the user or the image has set that variable.
+fn environment(env: &[String], accelerator: Accelerator) -> Vec<String> {
+    let mut env = env.to_vec();
+    let pvm = accelerator != Accelerator::Tcg && microvm_core::substrate() == Substrate::Pvm;
+    if pvm && !env.iter().any(|entry| entry.starts_with("GLIBC_TUNABLES=")) {
+        env.push(cmdline::PVM_GLIBC_TUNABLES.to_owned());
+    }
+    env
+}
+
+/// The command's signals, while a session waits for the guest.
+struct Watch<'a> {
+    signals: &'a Signals,
+    terminal: bool,
+    /// The signal that ended the start before the command ran.
+    stopped_by: Option<i32>,
+}
+
+impl Events for Watch<'_> {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+
+    fn ready(&mut self, requests: &mut Requests<'_>) {
+        while let Some(number) = self.signals.next() {
+            match number {
+                libc::SIGWINCH if self.terminal => {
+                    let size = terminal::size(io::stdout().as_fd());
+                    requests.resize(size.rows, size.columns);
+                }
+                libc::SIGWINCH => {}
+                // A boot is not worth waiting for when the user wants to stop.
+                libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
+                    if !requests.started() =>
+                {
+                    self.stopped_by = Some(number);
+                    requests.abandon();
+                }
+                _ => requests.signal(u8::try_from(number).unwrap_or(0)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_of_a_cpu_is_a_whole_virtual_cpu_with_a_limit_on_the_monitor() {
+        for (cpus, virtual_ones, limit) in [
+            (None, 1, None),
+            (Some(0.5), 1, Some(0.5)),
+            (Some(2.0), 2, None),
+            (Some(1.5), 2, Some(1.5)),
+        ] {
+            let limits = Limits {
+                cpus,
+                ..Limits::default()
+            };
+            assert_eq!(virtual_cpus(&limits).unwrap(), virtual_ones, "{cpus:?}");
+            assert_eq!(monitor_limits(&limits).cpus, limit, "{cpus:?}");
+        }
+        assert!(
+            virtual_cpus(&Limits {
+                cpus: Some(65.0),
+                ..Limits::default()
+            })
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn the_users_own_glibc_tunables_stay() {
+        let own = vec!["GLIBC_TUNABLES=glibc.malloc.check=1".to_owned()];
+        assert_eq!(environment(&own, Accelerator::Kvm), own);
+        assert_eq!(environment(&[], Accelerator::Tcg), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,145 @@
+//! Where Plimsoll keeps what it keeps: one directory, `/var/lib/plimsoll` unless told otherwise.
+//!
+//! ```text
+//! images/               the image store (image-core)
+//! instances/<id>/       one instance: instance.json, upper/ and work/ or disk.ext4, console.log
+//! active/<id>           exists, and is locked, while a process owns the running instance
+//! names/<name>          symbolic link to the identifier that has the name
+//! trash/<id>            an instance in the course of being removed
+//! vm/                   initramfs and blank disk, made once
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use image_core::Store;
+use nix::unistd::geteuid;
+
+use crate::error::{Error, Result};
+
+/// The directory used when neither `--root` nor `PLIMSOLL_ROOT` names one.
+pub const DEFAULT_ROOT: &str = "/var/lib/plimsoll";
+
+/// Where `make kernel` (guest/kernel/build.sh) leaves the guest kernel it built last.
+pub const DEFAULT_KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
+
+const FOLDERS: [&str; 6] = ["images", "instances", "names", "trash", "vm", "active"];
+
+/// Plimsoll's state directory, present and ours alone.
+#[derive(Debug, Clone)]
+pub struct Home {
+    root: PathBuf,
+}
+
+impl Home {
+    /// Opens the state directory, and makes it on first use.
+    ///
+    /// # Errors
+    /// [`Error::NotRoot`] for anyone but root; [`Error::Io`] when the directory cannot be made.
+    pub fn open(root: &Path) -> Result<Self> {
+        let uid = geteuid().as_raw();
+        if uid != 0 {
+            return Err(Error::NotRoot { uid });
+        }
+        let home = Self {
+            root: std::path::absolute(root).map_err(|e| Error::io("resolve", root, e))?,
+        };
+        // `active` is made last: where it is there, all of them are.
+        if !home.active().exists() {
+            home.create()?;
+        }
+        Ok(home)
+    }
+
+    fn create(&self) -> Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::create_dir_all(&self.root).map_err(|e| Error::io("create", &self.root, e))?;
+        for folder in FOLDERS {
+            let path = self.root.join(folder);
+            // Containers of users other than root must reach their layers through overlay, which uses the
+            // mounter's credentials: nobody else needs to look in here.
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("create", &path, e)),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Opens the image store.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn images(&self) -> Result<Store> {
+        Ok(Store::open(&self.root.join("images"))?)
+    }
+
+    pub(crate) fn instances(&self) -> PathBuf {
+        self.root.join("instances")
+    }
+
+    pub(crate) fn instance(&self, id: &str) -> PathBuf {
+        self.root.join("instances").join(id)
+    }
+
+    pub(crate) fn active(&self) -> PathBuf {
+        self.root.join("active")
+    }
+
+    pub(crate) fn name(&self, name: &str) -> PathBuf {
+        self.root.join("names").join(name)
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.root.join("trash")
+    }
+
+    pub(crate) fn vm(&self) -> PathBuf {
+        self.root.join("vm")
+    }
+}
+
+/// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, bytes).map_err(|e| Error::io("write", &temporary, e))?;
+    fs::rename(&temporary, path).map_err(|e| Error::io("replace", path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_is_made_on_first_use_and_closed_to_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let temporary = tempfile::tempdir().unwrap();
+        let root = temporary.path().join("a/b");
+        let home = Home::open(&root).unwrap();
+        for folder in FOLDERS {
+            let mode = fs::metadata(home.root().join(folder))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o700, "{folder}");
+        }
+        Home::open(&root).unwrap();
+    }
+
+    #[test]
+    fn replacing_a_file_leaves_no_temporary_one() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("instance.json");
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,145 @@
+//! Identifiers and names of instances: 64 hexadecimal digits, and `adjective_surname` where the user gives no name.
+
+use std::fs::File;
+use std::io::Read;
+
+use crate::error::{Error, Result};
+
+/// The left halves of generated names. Sea words, as a ship's load line deserves.
+const ADJECTIVES: [&str; 48] = [
+    "able", "amber", "ample", "awash", "becalmed", "bold", "brave", "breezy", "bright", "brisk",
+    "buoyant", "calm", "clear", "coastal", "deep", "eager", "even", "fair", "fresh", "gentle",
+    "hardy", "jolly", "keen", "laden", "leeward", "level", "light", "lively", "lucky", "mellow",
+    "merry", "nimble", "patient", "plain", "proud", "quick", "quiet", "ready", "sea_fit", "sound",
+    "steady", "stout", "swift", "tidal", "trim", "upright", "windward", "wise",
+];
+
+/// The right halves: people who made ships, computers or numbers safer.
+const SURNAMES: [&str; 48] = [
+    "archimedes",
+    "babbage",
+    "bell",
+    "bernoulli",
+    "boole",
+    "brunel",
+    "curie",
+    "dijkstra",
+    "erlang",
+    "euler",
+    "falconer",
+    "fisher",
+    "fourier",
+    "froude",
+    "gauss",
+    "germain",
+    "gosset",
+    "hamilton",
+    "harrison",
+    "hopper",
+    "johnson",
+    "kalman",
+    "kelvin",
+    "knuth",
+    "lamport",
+    "liskov",
+    "lovelace",
+    "maury",
+    "mercator",
+    "meyer",
+    "mueller",
+    "nightingale",
+    "noether",
+    "parsons",
+    "pascal",
+    "perlman",
+    "plimsoll",
+    "popek",
+    "quetelet",
+    "reynolds",
+    "ritchie",
+    "shannon",
+    "stokes",
+    "thompson",
+    "turing",
+    "tukey",
+    "wilkes",
+    "yi",
+];
+
+/// Reads `N` bytes of the kernel's random source.
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|source| Error::io("read", "/dev/urandom", source))?;
+    Ok(bytes)
+}
+
+/// A new instance identifier: 64 lower-case hexadecimal digits.
+pub(crate) fn new_id() -> Result<String> {
+    let bytes: [u8; 32] = random_bytes()?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A generated name; the caller tries again when it is taken.
+pub(crate) fn generate() -> Result<String> {
+    let [a, b, c, d]: [u8; 4] = random_bytes()?;
+    let adjective = ADJECTIVES[usize::from(u16::from_le_bytes([a, b])) % ADJECTIVES.len()];
+    let surname = SURNAMES[usize::from(u16::from_le_bytes([c, d])) % SURNAMES.len()];
+    Ok(format!("{}_{surname}", adjective.replace('_', "")))
+}
+
+/// Whether `name` may name an instance: docker's rule, `[a-zA-Z0-9][a-zA-Z0-9_.-]+`, and short enough for a file name.
+pub fn is_valid(name: &str) -> bool {
+    let mut characters = name.chars();
+    characters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && name.len() >= 2
+        && name.len() <= 128
+        && characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_64_hexadecimal_digits_and_differ() {
+        let (a, b) = (new_id().unwrap(), new_id().unwrap());
+        assert_eq!(a.len(), 64);
+        assert!(
+            a.bytes()
+                .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
+        );
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn generated_names_are_valid() {
+        for _ in 0..200 {
+            let name = generate().unwrap();
+            assert!(is_valid(&name), "{name}");
+            assert_eq!(name.split('_').count(), 2, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_could_leave_their_folder_are_invalid() {
+        for name in [
+            "",
+            "a",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "-x",
+            "_x",
+            "a b",
+            "a\n",
+            &"x".repeat(129),
+        ] {
+            assert!(!is_valid(name), "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! What the user asked for: one instance's specification, the same for both backends.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// How an instance is isolated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendKind {
+    /// Namespaces and cgroups.
+    #[default]
+    Container,
+    /// A microVM.
+    Vm,
+    /// Nothing but a chroot (and a cgroup that only counts): what the other two are compared with.
+    Native,
+}
+
+impl BackendKind {
+    /// The word for it on the command line and in `ps`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Vm => "vm",
+            Self::Native => "native",
+        }
+    }
+}
+
+/// What drives a microVM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// Hardware KVM where it is there, else tcg, else KVM without hardware.
+    #[default]
+    Auto,
+    /// Our VMM on /dev/kvm.
+    Kvm,
+    /// QEMU's software emulation.
+    Tcg,
+}
+
+/// The network that an instance sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A loopback interface of its own and nothing else.
+    #[default]
+    None,
+    /// The host's own network.
+    Host,
+}
+
+/// Limits on what an instance may use. `None`: no limit (for a VM: its default size).
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory, bytes.
+    pub memory: Option<u64>,
+    /// CPUs; fractions are time slices.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// Everything that `run` is told about one instance.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// The image, as typed.
+    pub image: String,
+    /// The command and its arguments after the image's name; empty: the image's own.
+    pub command: Vec<String>,
+    /// How it is isolated.
+    pub backend: BackendKind,
+    /// What drives it when it is a VM.
+    pub accel: Accel,
+    /// Its name; `None`: one is made up.
+    pub name: Option<String>,
+    /// Whether everything of it goes when it ends.
+    pub auto_remove: bool,
+    /// Whether standard input is passed on.
+    pub interactive: bool,
+    /// Whether it gets a terminal.
+    pub terminal: bool,
+    /// `-e`, in order: `K=V`, or `K` to take the command's own value.
+    pub env: Vec<String>,
+    /// Working directory; `None`: the image's.
+    pub workdir: Option<String>,
+    /// `user[:group]`, names or numbers; `None`: the image's.
+    pub user: Option<String>,
+    /// Host name; `None`: the short identifier.
+    pub hostname: Option<String>,
+    /// Entry point in place of the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// Limits.
+    pub limits: Limits,
+    /// The guest kernel of a VM; `None`: Plimsoll's own.
+    pub kernel: Option<std::path::PathBuf>,
+    /// Whether docker's default seccomp filter is left out.
+    pub seccomp_unconfined: bool,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// The network.
+    pub network: Network,
+}
+
+/// A VM's memory unless `-m` says otherwise, bytes: 256 MiB.
+pub const VM_MEMORY: u64 = 256 << 20;
+
+/// The least that a guest kernel, the agent and a small program run in, bytes: 64 MiB.
+pub(crate) const VM_MEMORY_MIN: u64 = 64 << 20;
+
+impl InstanceSpec {
+    /// Refuses what the chosen backend cannot mean, in words that say so.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] and [`Error::InvalidValue`].
+    pub fn check(&self) -> Result<()> {
+        if let Some(cpus) = self.limits.cpus {
+            // docker's own lower bound is one hundredth of a CPU.
+            if !(0.01..=4096.0).contains(&cpus) {
+                return Err(Error::InvalidValue {
+                    flag: "--cpus",
+                    value: cpus.to_string(),
+                    reason: "a number of CPUs from 0.01 up is needed".into(),
+                });
+            }
+        }
+        match self.backend {
+            BackendKind::Vm => self.check_vm(),
+            BackendKind::Container | BackendKind::Native => self.check_container(),
+        }
+    }
+
+    fn check_vm(&self) -> Result<()> {
+        if self.network == Network::Host {
+            return Err(Error::Unsupported(
+                "--network host is refused for a VM: it has a kernel, and so a network, of its own; use --network none, or --backend container"
+                    .into(),
+            ));
+        }
+        if self.seccomp_unconfined {
+            return Err(Error::Unsupported(
+                "--security-opt seccomp=unconfined is refused for a VM: its programs face the guest's own kernel, which runs them without a seccomp filter"
+                    .into(),
+            ));
+        }
+        if let Some(memory) = self.limits.memory.filter(|memory| *memory < VM_MEMORY_MIN) {
+            return Err(Error::InvalidValue {
+                flag: "--memory",
+                value: memory.to_string(),
+                reason: format!(
+                    "a VM needs at least {} MiB for its kernel and agent",
+                    VM_MEMORY_MIN >> 20
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_container(&self) -> Result<()> {
+        if self.kernel.is_some() {
+            return Err(Error::Unsupported(format!(
+                "--kernel is refused for --backend {}: it runs on the host's kernel; use --backend vm",
+                self.backend.as_str()
+            )));
+        }
+        if self.accel != Accel::Auto {
+            return Err(Error::Unsupported(format!(
+                "--accel is refused for --backend {}: nothing is accelerated; use --backend vm",
+                self.backend.as_str()
+            )));
+        }
+        if let Some(memory) = self.limits.memory.filter(|memory| *memory < MEMORY_MIN) {
+            return Err(Error::InvalidValue {
+                flag: "--memory",
+                value: memory.to_string(),
+                reason: "the minimum memory limit is 6 MiB".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// docker's least memory limit, bytes.
+const MEMORY_MIN: u64 = 6 << 20;
+
+/// A number of bytes as docker's flags take it: `64m`, `1.5g`, `512kb`, `1048576`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "{text:?} is not a size: write a number with b, k, m, g or t behind it, such as 256m"
+            )
+        };
+        let lower = text.trim().to_ascii_lowercase();
+        let digits = lower
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(lower.len());
+        let (number, unit) = lower.split_at(digits);
+        let shift = match unit.trim_start() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let bytes = number * (1_u64 << shift) as f64;
+        // 2^63: what every kernel interface behind this takes.
+        if !(0.0..9.223_372_036_854_775_8e18).contains(&bytes) {
+            return Err(wrong());
+        }
+        Ok(Self(bytes as u64))
+    }
+}
+
+/// Merges the image's environment with the user's, the later winning, in the order of first mention.
+///
+/// `K` alone takes the value that this command has, and is left out where it has none (docker's rule).
+pub(crate) fn merge_env(
+    image: &[String],
+    user: &[String],
+    defaults: &[(&str, &str)],
+) -> Vec<String> {
+    let mut order: Vec<String> = Vec::new();
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |key: &str, value: &str| {
+        if values.insert(key.to_owned(), value.to_owned()).is_none() {
+            order.push(key.to_owned());
+        }
+    };
+    for (key, value) in defaults {
+        set(key, value);
+    }
+    for entry in image {
+        let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
+        set(key, value);
+    }
+    for entry in user {
+        match entry.split_once('=') {
+            Some((key, value)) => set(key, value),
+            None => {
+                if let Ok(value) = std::env::var(entry) {
+                    set(entry, &value);
+                }
+            }
+        }
+    }
+    order
+        .iter()
+        .map(|key| format!("{key}={}", values[key]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_docker_reads_them() {
+        for (text, bytes) in [
+            ("1048576", 1 << 20),
+            ("64m", 64 << 20),
+            ("1.5g", 3 << 29),
+            ("512kb", 512 << 10),
+            ("7B", 7),
+            ("0", 0),
+        ] {
+            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "m", "1q", "-1m", "1e9", "99999999999t", "1 . 5m", "NaN"] {
+            assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_users_environment_wins_over_the_images_and_keeps_its_place() {
+        let merged = merge_env(
+            &["A=1".into(), "PATH=/x".into()],
+            &["A=2".into(), "B=a=b".into(), "PLIMSOLL_SURELY_UNSET".into()],
+            &[("PATH", "/bin"), ("HOSTNAME", "h")],
+        );
+        assert_eq!(merged, ["PATH=/x", "HOSTNAME=h", "A=2", "B=a=b"]);
+    }
+
+    #[test]
+    fn what_a_vm_cannot_mean_is_refused_by_name() {
+        let vm = InstanceSpec {
+            backend: BackendKind::Vm,
+            ..InstanceSpec::default()
+        };
+        let host = InstanceSpec {
+            network: Network::Host,
+            ..vm.clone()
+        };
+        assert!(
+            host.check()
+                .unwrap_err()
+                .to_string()
+                .contains("--network host is refused for a VM")
+        );
+        let small = InstanceSpec {
+            limits: Limits {
+                memory: Some(1 << 20),
+                ..Limits::default()
+            },
+            ..vm
+        };
+        assert!(small.check().unwrap_err().to_string().contains("64 MiB"));
+    }
+
+    #[test]
+    fn what_a_container_cannot_mean_is_refused_by_name() {
+        let kernel = InstanceSpec {
+            kernel: Some("/vmlinux".into()),
+            ..InstanceSpec::default()
+        };
+        assert!(
+            kernel
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--kernel is refused")
+        );
+        let accel = InstanceSpec {
+            accel: Accel::Kvm,
+            ..InstanceSpec::default()
+        };
+        assert!(
+            accel
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--accel is refused")
+        );
+        for cpus in [0.0, -1.0, f64::NAN] {
+            let spec = InstanceSpec {
+                limits: Limits {
+                    cpus: Some(cpus),
+                    ..Limits::default()
+                },
+                ..InstanceSpec::default()
+            };
+            assert!(spec.check().is_err(), "{cpus}");
+        }
+    }
+}

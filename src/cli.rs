@@ -1,0 +1,349 @@
+//! The command line: every verb and flag, documented here once.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::{Accel, BackendKind, Bytes, Network};
+
+/// Runs one OCI image as a container or as a microVM, and measures what each way costs.
+///
+/// The commands and flags are docker's. `plimsoll run plimsoll/base echo hi` needs nothing but this program;
+/// `--backend vm` runs the same in a virtual machine with a kernel of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "plimsoll",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// Directory for images and instances
+    #[arg(long, global = true, value_name = "DIR", env = "PLIMSOLL_ROOT", default_value = engine::DEFAULT_ROOT)]
+    pub(crate) root: PathBuf,
+
+    /// Print the version and exit
+    #[arg(short = 'v', long)]
+    pub(crate) version: bool,
+
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Create and run a new instance from an image
+    #[command(disable_help_flag = true)]
+    Run(Box<RunArguments>),
+    /// List images
+    Images(ImagesArguments),
+    /// Make an image from a root file system archive
+    Import(ImportArguments),
+    /// Load images from an archive made by `docker save` or in OCI layout
+    Load(LoadArguments),
+    /// Remove images
+    Rmi(RmiArguments),
+    /// List instances
+    Ps(PsArguments),
+    /// Remove instances
+    Rm(RmArguments),
+    /// Check this host for everything that Plimsoll uses, and say how to mend what is missing
+    Doctor(DoctorArguments),
+    /// Show the versions of Plimsoll and of what it runs on
+    Version,
+    /// Make an HTML report from a result file of `cargo bench`
+    Report(ReportArguments),
+    /// Run a command natively, in a container and in a VM, and print what each way costs
+    Compare(CompareArguments),
+}
+
+/// What `run` and `compare` share: what to run, and in what.
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// How the instance is isolated
+    #[arg(long, value_enum, default_value_t, env = "PLIMSOLL_BACKEND")]
+    pub(crate) backend: BackendArgument,
+
+    /// What drives a VM: our own monitor on /dev/kvm, or QEMU's software emulation
+    ///
+    /// auto takes kvm where it is hardware, else tcg when QEMU is installed, else kvm; it says which and why.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) accel: AccelArgument,
+
+    /// Remove the instance and its writable layer when it ends
+    #[arg(long)]
+    pub(crate) rm: bool,
+
+    /// Pass standard input on to the command
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+
+    /// Set an environment variable (KEY=VALUE, or KEY to pass on its value here)
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+
+    /// Name of the instance
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Working directory inside the instance
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+
+    /// User (and group) that the command runs as, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// Host name inside the instance
+    #[arg(short = 'h', long)]
+    pub(crate) hostname: Option<String>,
+
+    /// Program to run in place of the image's entry point
+    #[arg(long)]
+    pub(crate) entrypoint: Option<String>,
+
+    /// Memory limit, or a VM's memory, such as 512m [VM default: 256m]
+    #[arg(short, long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+
+    /// Number of CPUs, such as 0.5; a VM gets as many virtual CPUs as cover it [VM default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<f64>,
+
+    /// Limit on the number of processes and threads
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) pids_limit: Option<u64>,
+
+    /// Mount the root file system read-only
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
+    /// Guest kernel of a VM: an uncompressed vmlinux
+    #[arg(long, value_name = "PATH", env = "PLIMSOLL_KERNEL")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// seccomp=unconfined runs a container without docker's default system call filter
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<String>,
+
+    /// Network of the instance
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) network: NetworkArgument,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub(crate) help: Option<bool>,
+
+    /// Image to run
+    pub(crate) image: String,
+
+    /// Command and arguments in place of the image's own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum BackendArgument {
+    /// Namespaces and cgroups
+    #[default]
+    Container,
+    /// A microVM with a kernel of its own
+    Vm,
+    /// A chroot and nothing else: what the others are compared with
+    #[value(hide = true)]
+    Native,
+}
+
+impl From<BackendArgument> for BackendKind {
+    fn from(argument: BackendArgument) -> Self {
+        match argument {
+            BackendArgument::Container => Self::Container,
+            BackendArgument::Vm => Self::Vm,
+            BackendArgument::Native => Self::Native,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, ValueEnum)]
+pub(crate) enum AccelArgument {
+    /// The best that this host has
+    #[default]
+    Auto,
+    /// Our own monitor on /dev/kvm
+    Kvm,
+    /// QEMU's software emulation
+    Tcg,
+}
+
+impl From<AccelArgument> for Accel {
+    fn from(argument: AccelArgument) -> Self {
+        match argument {
+            AccelArgument::Auto => Self::Auto,
+            AccelArgument::Kvm => Self::Kvm,
+            AccelArgument::Tcg => Self::Tcg,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum NetworkArgument {
+    /// A loopback interface and nothing else
+    #[default]
+    None,
+    /// The host's network (containers only)
+    Host,
+}
+
+impl From<NetworkArgument> for Network {
+    fn from(argument: NetworkArgument) -> Self {
+        match argument {
+            NetworkArgument::None => Self::None,
+            NetworkArgument::Host => Self::Host,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArguments {
+    /// Print only the identifiers
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Do not shorten identifiers
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+
+    /// table, or json for one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns
+    #[default]
+    Table,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// Apply a Dockerfile instruction to the image: CMD, ENTRYPOINT, ENV, VOLUME, EXPOSE, USER, WORKDIR, LABEL, STOPSIGNAL
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub(crate) change: Vec<String>,
+
+    /// The archive (tar, plain or compressed by gzip or zstd), or - for standard input
+    #[arg(value_name = "TAR|-")]
+    pub(crate) archive: PathBuf,
+
+    /// Name of the image, such as debian or debian:bookworm
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArguments {
+    /// The archive [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Print only the names
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmiArguments {
+    /// Remove also what instances were made from, and identifiers with several names
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Names or identifiers
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArguments {
+    /// Also those that have ended
+    #[arg(short, long)]
+    pub(crate) all: bool,
+
+    /// Print only the identifiers
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Do not shorten identifiers and commands
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+
+    /// table, or json for one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArguments {
+    /// Kill those that run
+    #[arg(short, long)]
+    pub(crate) force: bool,
+
+    /// Names or identifiers
+    #[arg(required = true, value_name = "INSTANCE")]
+    pub(crate) instances: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// table, or json for one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+
+    /// Settle what killed processes left behind
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArguments {
+    /// Result file, such as target/plimsoll/results/latest.json
+    #[arg(value_name = "RESULTS.json")]
+    pub(crate) results: PathBuf,
+
+    /// Directory to write index.html into
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArguments {
+    /// What drives the VM
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) accel: AccelArgument,
+
+    /// How often each way is run; the ways take turns
+    #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) rounds: u32,
+
+    /// Memory limit, the same for all; also the VM's memory
+    #[arg(short, long, value_name = "SIZE")]
+    pub(crate) memory: Option<Bytes>,
+
+    /// Guest kernel of the VM: an uncompressed vmlinux
+    #[arg(long, value_name = "PATH", env = "PLIMSOLL_KERNEL")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// table, or json for one object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+
+    /// Image to run
+    pub(crate) image: String,
+
+    /// Command and arguments in place of the image's own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
