@@ -180,6 +180,13 @@ impl<'l, R: BufRead> TarReader<'l, R> {
             Some(size) => size,
             None => self.size(header)?,
         };
+        if kind == Kind::Directory && header.kind() != b'5' && header.kind() != b'D' && stored != 0
+        {
+            return Err(Error::refused(
+                &path,
+                "it is a file with the name of a directory",
+            ));
+        }
         // Only files have content; other kinds' sizes are ignored, as Go's and GNU's readers do, so that no two readers
         // see different archives. 'D' is the exception, by its definition.
         let stored = match (kind, header.kind()) {
