@@ -70,14 +70,20 @@ fn show(path: &Path) -> std::io::Result<String> {
     const LONGEST_TEXT: u64 = 8192;
     if !path.is_dir() {
         let mut text = Vec::new();
-        std::fs::File::open(path)?.take(LONGEST_TEXT).read_to_end(&mut text)?;
+        std::fs::File::open(path)?
+            .take(LONGEST_TEXT)
+            .read_to_end(&mut text)?;
         return Ok(String::from_utf8_lossy(&text).trim_end().to_owned());
     }
     let mut lines = Vec::new();
     for entry in std::fs::read_dir(path)?.take(64) {
         let entry = entry?;
         if entry.file_type()?.is_file() {
-            lines.push(format!("{}: {}", entry.file_name().to_string_lossy(), show(&entry.path())?));
+            lines.push(format!(
+                "{}: {}",
+                entry.file_name().to_string_lossy(),
+                show(&entry.path())?
+            ));
         }
     }
     lines.sort();
@@ -162,7 +168,11 @@ mod tests {
     #[test]
     fn files_are_shown_on_one_line() {
         let lines = talk("show 1 path=/proc/self/limits\nshow 1 path=/nowhere\n");
-        assert!(lines[1].starts_with("text ") && lines[1].contains("\\n"), "{}", lines[1]);
+        assert!(
+            lines[1].starts_with("text ") && lines[1].contains("\\n"),
+            "{}",
+            lines[1]
+        );
         assert!(lines[2].starts_with("error /nowhere"), "{}", lines[2]);
     }
 

@@ -1,0 +1,89 @@
+//! One benchmark in criterion's hands.
+
+use criterion::{Criterion, SamplingMode};
+
+use crate::harness::Harness;
+use crate::outcome;
+use crate::processes;
+use crate::ratio::Ratio;
+
+/// What criterion repeats.
+pub(crate) trait Rounds {
+    /// One whole round. `record` is false for one that only warms up.
+    fn round(&mut self, harness: &mut Harness, record: bool);
+
+    /// The ratio of the last round that was recorded: the first isolated arm ÷ native.
+    fn ratio(&self) -> f64;
+
+    /// All rounds are done.
+    fn finish(&mut self, harness: &mut Harness);
+}
+
+/// The ratios that rounds gave.
+#[derive(Debug, Default)]
+pub(crate) struct Ratios {
+    last: Option<f64>,
+}
+
+impl Ratios {
+    /// Keeps a round's ratio.
+    pub(crate) fn push(&mut self, lead: Option<f64>, native: Option<f64>) {
+        if let (Some(lead), Some(native)) = (lead, native)
+            && native > 0.0
+        {
+            self.last = Some(lead / native);
+        }
+    }
+
+    /// The last one; 1 as long as there is none (a filter or a missing arm may leave nothing to compare).
+    pub(crate) fn last(&self) -> f64 {
+        self.last.unwrap_or(1.0)
+    }
+}
+
+/// Runs the benchmark `(group, name)` under criterion. `prepare` is called at the first iteration, so never for one that the
+/// filter leaves out; without a harness nothing is measured, names are only listed.
+pub(crate) fn run<R: Rounds>(
+    criterion: &mut Criterion<Ratio>,
+    (group, name): (&str, &str),
+    harness: &mut Option<Harness>,
+    prepare: impl Fn(&mut Harness) -> R,
+) {
+    let mut rounds: Option<R> = None;
+    let mut group = criterion.benchmark_group(group);
+    group.sampling_mode(SamplingMode::Flat);
+    group.bench_function(name, |bencher| {
+        let Some(harness) = harness.as_mut() else {
+            bencher.iter_custom(|iterations| iterations as f64);
+            return;
+        };
+        // Criterion's first call warms up and tells it how long a round takes: preparing must not count.
+        let warmed = rounds.is_some();
+        let rounds = rounds.get_or_insert_with(|| {
+            harness.next_bench();
+            let prepared = prepare(harness);
+            leave_if_asked(harness);
+            prepared
+        });
+        bencher.iter_custom(|iterations| {
+            let mut sum = 0.0;
+            for _ in 0..iterations {
+                rounds.round(harness, warmed);
+                leave_if_asked(harness);
+                sum += rounds.ratio();
+            }
+            sum
+        });
+    });
+    group.finish();
+    if let (Some(mut rounds), Some(harness)) = (rounds, harness) {
+        rounds.finish(harness);
+        outcome::keep(harness);
+    }
+}
+
+fn leave_if_asked(harness: &mut Harness) {
+    if processes::interrupted().is_some() {
+        outcome::broken_off(harness);
+    }
+}

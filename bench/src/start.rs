@@ -1,0 +1,513 @@
+//! Starts: from just before the launcher is spawned to the first byte of output and to its end.
+
+use std::path::Path;
+use std::time::Duration;
+
+use reports::results::{Direction, Group, Metric, Stage, Timeline, Unit, metric_id};
+
+use crate::arm::{Pace, Purpose};
+use crate::benchmark::{Ratios, Rounds};
+use crate::clock;
+use crate::evict;
+use crate::harness::{Harness, sample};
+use crate::launch::{Launch, Trouble};
+use crate::order;
+use crate::plan::{Allowance, Budget, ROUNDS_FOR_A_VERDICT};
+
+/// Timelines of an arm that starts quickly are taken from starts of their own, so many.
+const TIMELINES: u32 = 3;
+
+/// Whether the image is in the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Warm,
+    Cold,
+}
+
+impl Condition {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+        }
+    }
+
+    fn metrics(self) -> [Metric; 2] {
+        let (ids, cache) = match self {
+            Self::Warm => (
+                [metric_id::START_WARM_FIRST_BYTE, metric_id::START_WARM_EXIT],
+                "The image is in the page cache.",
+            ),
+            Self::Cold => (
+                [metric_id::START_COLD_FIRST_BYTE, metric_id::START_COLD_EXIT],
+                "Nothing of the image is in the page cache; the launcher and the guest kernel are.",
+            ),
+        };
+        let ends = [
+            (
+                "to the first byte",
+                "until the first byte of the workload's output reaches the harness",
+            ),
+            (
+                "to exit",
+                "until the launcher has exited with the workload's code",
+            ),
+        ];
+        std::array::from_fn(|n| Metric {
+            id: ids[n].to_owned(),
+            group: Group::Start,
+            unit: Unit::Nanoseconds,
+            direction: Direction::LowerIsBetter,
+            title: format!("Start, {}, {}", self.word(), ends[n].0),
+            description: format!(
+                "From just before the launcher is spawned {}; the workload prints one line and ends. {cache}",
+                ends[n].1
+            ),
+        })
+    }
+}
+
+/// One start's times, nanoseconds from just before the spawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Started {
+    pub(crate) t0: u64,
+    pub(crate) first_byte: u64,
+    pub(crate) exit: u64,
+}
+
+/// Starts the workload once and sees that it says what it should and ends as it should.
+pub(crate) fn once(launch: &Launch, limit: Duration) -> Result<Started, Trouble> {
+    let mut running = launch.spawn(false)?;
+    let t0 = running.spawned;
+    let mut output = [0; 64];
+    let mut length = running.read(&mut output, "the first byte", t0, limit)?;
+    let first_byte = clock::now() - t0;
+    if length == 0 {
+        return Err(running.explain_end());
+    }
+    while length < output.len() {
+        match running.read(&mut output[length..], "the end of the output", t0, limit)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    let (status, exit) = running.wait_exit(t0, limit)?;
+    if !status.success() {
+        return Err(running.explain_end());
+    }
+    if &output[..length] != b"hi\n" {
+        let said = String::from_utf8_lossy(&output[..length]).into_owned();
+        return Err(Trouble::Answer(format!(
+            "it printed {said:?} instead of \"hi\""
+        )));
+    }
+    Ok(Started {
+        t0,
+        first_byte,
+        exit: exit - t0,
+    })
+}
+
+/// One benchmark of starts while it runs.
+pub(crate) struct Starts {
+    condition: Condition,
+    metrics: [Metric; 2],
+    parts: Vec<Part>,
+    rounds: u32,
+    ratios: Ratios,
+}
+
+struct Part {
+    seat: usize,
+    budget: Budget,
+    twice: Option<bool>,
+    valid: u32,
+    pace: Pace,
+    round: Vec<f64>,
+}
+
+impl Starts {
+    /// Tries every arm once, which warms caches and shows which arms cannot start at all.
+    pub(crate) fn prepare(harness: &mut Harness, condition: Condition, quick: Duration) -> Self {
+        // No resident instance may hold the image's pages or the CPU.
+        for seat in &mut harness.seats {
+            seat.end();
+        }
+        let metrics = condition.metrics();
+        for metric in &metrics {
+            harness.begin_metric(metric.clone());
+        }
+        let slow = harness
+            .seats
+            .iter()
+            .filter(|seat| seat.arm.pace() != Pace::Quick)
+            .count() as u32;
+        let slow_budget = harness.share(harness.plan.start_arm, quick, slow.max(1));
+        let mut starts = Self {
+            condition,
+            metrics,
+            parts: Vec::new(),
+            rounds: 0,
+            ratios: Ratios::default(),
+        };
+        for seat in 0..harness.seats.len() {
+            let pace = harness.seats[seat].arm.pace();
+            let budget = if pace == Pace::Quick {
+                harness.plan.start_arm
+            } else {
+                slow_budget
+            };
+            let mut part = Part {
+                seat,
+                budget: Budget::new(budget),
+                twice: None,
+                valid: 0,
+                pace,
+                round: Vec::new(),
+            };
+            match starts.enter(harness, &mut part) {
+                Ok(true) => starts.parts.push(part),
+                Ok(false) => {}
+                Err(Trouble::Interrupted) => break,
+                Err(trouble) => {
+                    harness.seats[seat].failed(&trouble);
+                    starts.cut_off(harness, &part, &trouble.to_string());
+                }
+            }
+        }
+        starts
+    }
+
+    fn cut_off(&self, harness: &mut Harness, part: &Part, reason: &str) {
+        for metric in &self.metrics {
+            harness.cut_off(
+                part.seat,
+                &metric.id,
+                Some(part.budget.limit()),
+                reason.to_owned(),
+            );
+        }
+    }
+
+    /// Whether the arm takes part.
+    fn enter(&self, harness: &mut Harness, part: &mut Part) -> Result<bool, Trouble> {
+        if let Some(reason) = harness.why_out(part.seat) {
+            self.cut_off(harness, part, &reason);
+            return Ok(false);
+        }
+        let seat = &harness.seats[part.seat];
+        if self.condition == Condition::Cold && seat.arm.image_files().is_empty() {
+            self.cut_off(harness, part, "its store is its own: nothing of it can be put out of the page cache with certainty");
+            return Ok(false);
+        }
+        // What is known of a slow arm is not found out again. (A resident's start lacks the way down.)
+        let cost = match (part.pace, seat.start_cost) {
+            (Pace::VerySlow, Some(cost)) => cost,
+            _ => {
+                let limit = Self::limit(harness.plan.patience, part);
+                let launch = seat
+                    .arm
+                    .launch(&["hello"], &Purpose::Start { timeline: None })
+                    .map_err(Trouble::Answer)?;
+                let begun = clock::now();
+                let started = once(&launch, limit)?;
+                part.budget
+                    .spend(Duration::from_nanos(clock::now() - begun));
+                Duration::from_nanos(started.exit)
+            }
+        };
+        let seat = &mut harness.seats[part.seat];
+        seat.start_cost = Some(seat.start_cost.map_or(cost, |known| known.min(cost)));
+        if part.pace == Pace::Quick && self.condition == Condition::Warm {
+            self.timelines(harness, part.seat);
+        }
+        let rounds = if part.pace == Pace::Quick {
+            harness.plan.start_rounds
+        } else {
+            ROUNDS_FOR_A_VERDICT
+        };
+        part.twice = match part.budget.allows(cost, rounds) {
+            Allowance::Twice => Some(part.pace == Pace::Quick),
+            Allowance::Once => Some(false),
+            Allowance::CutOff => {
+                let reason = format!(
+                    "a start takes about {}, {ROUNDS_FOR_A_VERDICT} are needed, and {} were left for them",
+                    clock::words(cost),
+                    clock::words(part.budget.left())
+                );
+                self.cut_off(harness, part, &reason);
+                return Ok(false);
+            }
+        };
+        Ok(true)
+    }
+
+    fn limit(patience: Duration, part: &Part) -> Duration {
+        match part.pace {
+            Pace::Quick => patience,
+            Pace::Slow => part.budget.limit().max(patience),
+            Pace::VerySlow => part.budget.limit().max(Duration::from_secs(90)),
+        }
+    }
+
+    /// Timelines of starts that are not samples: writing the file takes its time too.
+    fn timelines(&self, harness: &mut Harness, seat: usize) {
+        for _ in 0..TIMELINES {
+            let path = harness.scratch.join("timeline.json");
+            let _ = std::fs::remove_file(&path);
+            let purpose = Purpose::Start {
+                timeline: Some(path.clone()),
+            };
+            let Ok(launch) = harness.seats[seat].arm.launch(&["hello"], &purpose) else {
+                return;
+            };
+            match once(&launch, harness.plan.patience) {
+                Ok(started) => self.keep_timeline(harness, seat, &path, started),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn keep_timeline(&self, harness: &mut Harness, seat: usize, path: &Path, started: Started) {
+        let Some(stages) = read_timeline(path, started.t0) else {
+            return;
+        };
+        let instance = harness.seats[seat].count_instance();
+        let arm = harness.seats[seat].id().to_owned();
+        harness.results.timelines.push(Timeline {
+            arm,
+            instance,
+            condition: self.condition.word().to_owned(),
+            stages,
+            first_byte_ns: Some(started.first_byte),
+            exit_ns: Some(started.exit),
+        });
+    }
+
+    fn sample(&mut self, harness: &mut Harness, at: usize, record: bool) -> Result<(), Trouble> {
+        let (seat, pace) = (self.parts[at].seat, self.parts[at].pace);
+        let limit = Self::limit(harness.plan.patience, &self.parts[at]);
+        let mut cached = 0;
+        if self.condition == Condition::Cold {
+            for path in harness.seats[seat].arm.image_files() {
+                cached += evict::drop_cached(&path)
+                    .map_err(|error| Trouble::Answer(format!("{}: {error}", path.display())))?;
+            }
+        }
+        // For a start of seconds, writing a timeline is nothing.
+        let timeline =
+            (pace != Pace::Quick && record).then(|| harness.scratch.join("timeline.json"));
+        if let Some(path) = &timeline {
+            let _ = std::fs::remove_file(path);
+            let id = harness.seats[seat].id().to_owned();
+            harness.progress(&format!(
+                "start/{}: round {}, waiting for {id}",
+                self.condition.word(),
+                self.rounds + 1
+            ));
+        }
+        let launch = harness.seats[seat]
+            .arm
+            .launch(
+                &["hello"],
+                &Purpose::Start {
+                    timeline: timeline.clone(),
+                },
+            )
+            .map_err(Trouble::Answer)?;
+        let begun = clock::now();
+        let started = once(&launch, limit)?;
+        self.parts[at]
+            .budget
+            .spend(Duration::from_nanos(clock::now() - begun));
+        if !record {
+            return Ok(());
+        }
+        if let Some(path) = &timeline {
+            self.keep_timeline(harness, seat, path, started);
+        }
+        let instance = harness.seats[seat].count_instance();
+        let void =
+            (cached > 0).then(|| format!("{cached} pages of the image stayed in the page cache"));
+        if void.is_none() {
+            self.parts[at].round.push(started.first_byte as f64);
+        }
+        for (metric, time) in [started.first_byte, started.exit].into_iter().enumerate() {
+            let mut taken = sample(harness.seats[seat].id(), instance);
+            taken.value = Some(time as f64);
+            taken.void = void.clone();
+            let metric = self.metrics[metric].id.clone();
+            harness.record(seat, &metric, self.rounds, taken);
+        }
+        Ok(())
+    }
+
+    fn close_round(&mut self, harness: &mut Harness) {
+        let mean = |part: &Part| {
+            (!part.round.is_empty())
+                .then(|| part.round.iter().sum::<f64>() / part.round.len() as f64)
+        };
+        let is_native = |part: &&Part| {
+            harness.seats[part.seat].arm.about().kind == reports::results::ArmKind::Native
+        };
+        let native = self.parts.iter().find(is_native).and_then(mean);
+        let lead = self
+            .parts
+            .iter()
+            .filter(|part| !is_native(part))
+            .find_map(mean);
+        let lead = lead.or_else(|| self.parts.iter().filter(is_native).nth(1).and_then(mean));
+        self.ratios.push(lead, native);
+        for at in 0..self.parts.len() {
+            let part = &mut self.parts[at];
+            part.valid += u32::from(!part.round.is_empty());
+            part.round.clear();
+            if part.twice.is_none() || part.pace == Pace::Quick {
+                continue;
+            }
+            let enough = part.valid >= ROUNDS_FOR_A_VERDICT;
+            let spent = part.budget.is_exhausted();
+            if enough {
+                part.twice = None;
+            } else if spent || harness.time_left().is_zero() {
+                part.twice = None;
+                let what = if spent {
+                    "its time for this metric"
+                } else {
+                    "the time of the whole run"
+                };
+                let reason = format!(
+                    "{what} was up after {} of {ROUNDS_FOR_A_VERDICT} rounds",
+                    part.valid
+                );
+                self.cut_off(harness, &self.parts[at], &reason);
+            }
+        }
+    }
+}
+
+impl Rounds for Starts {
+    /// One whole round; `record` is false for the one that warms up.
+    fn round(&mut self, harness: &mut Harness, record: bool) {
+        let places: Vec<Option<bool>> = self
+            .parts
+            .iter()
+            .map(|part| part.twice.filter(|_| record || part.pace == Pace::Quick))
+            .collect();
+        for at in order::of_round(self.rounds, &places) {
+            if self.parts[at].twice.is_none() {
+                continue;
+            }
+            match self.sample(harness, at, record) {
+                Ok(()) => {}
+                Err(Trouble::Interrupted) => return,
+                Err(trouble) => {
+                    harness.seats[self.parts[at].seat].failed(&trouble);
+                    self.parts[at].twice = None;
+                    self.cut_off(harness, &self.parts[at], &trouble.to_string());
+                }
+            }
+        }
+        if record {
+            self.rounds += 1;
+            self.close_round(harness);
+        }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ratios.last()
+    }
+
+    fn finish(&mut self, _: &mut Harness) {}
+}
+
+/// What `PLIMSOLL_TIMELINE` left: `{"stages": [{"name", "at_ns"}…]}` on CLOCK_MONOTONIC, made relative to `t0`.
+fn read_timeline(path: &Path, t0: u64) -> Option<Vec<Stage>> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        stages: Vec<Named>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Named {
+        name: String,
+        at_ns: u64,
+    }
+    let file: File = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let mut stages: Vec<Stage> = file
+        .stages
+        .into_iter()
+        .map(|stage| Stage {
+            name: stage.name,
+            end_ns: stage.at_ns.saturating_sub(t0),
+        })
+        .collect();
+    stages.sort_by_key(|stage| stage.end_ns);
+    Some(stages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    fn shell(script: &str) -> Result<Started, Trouble> {
+        once(&Launch::new("/bin/sh", ["-c", script]), SOON)
+    }
+
+    #[test]
+    fn the_first_byte_comes_before_the_exit() {
+        let started = shell("echo hi").unwrap();
+        assert!(started.first_byte > 0 && started.first_byte <= started.exit);
+    }
+
+    #[test]
+    fn a_start_that_fails_or_says_something_else_is_no_sample() {
+        assert!(
+            shell("exit 0")
+                .unwrap_err()
+                .to_string()
+                .contains("exit code 0")
+        );
+        assert!(
+            shell("echo hi; exit 3")
+                .unwrap_err()
+                .to_string()
+                .contains("exit code 3")
+        );
+        assert!(
+            shell("echo ho")
+                .unwrap_err()
+                .to_string()
+                .contains("instead of \"hi\"")
+        );
+        assert!(
+            shell("echo hi; echo hi")
+                .unwrap_err()
+                .to_string()
+                .contains("instead of \"hi\"")
+        );
+    }
+
+    #[test]
+    fn timelines_are_made_relative_and_garbage_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("timeline.json");
+        std::fs::write(
+            &path,
+            r#"{"stages":[{"name":"exec","at_ns":1500},{"name":"image","at_ns":1200}]}"#,
+        )
+        .unwrap();
+        let stages = read_timeline(&path, 1000).unwrap();
+        assert_eq!(
+            stages
+                .iter()
+                .map(|s| (s.name.as_str(), s.end_ns))
+                .collect::<Vec<_>>(),
+            [("image", 200), ("exec", 500)]
+        );
+        std::fs::write(&path, "{").unwrap();
+        assert!(read_timeline(&path, 1000).is_none());
+        assert!(read_timeline(&directory.path().join("none"), 1000).is_none());
+    }
+}

@@ -1,0 +1,418 @@
+//! Steady work: rounds of requests to resident workloads.
+
+use std::time::Duration;
+
+use reports::results::ArmKind;
+
+use crate::arm::Pace;
+use crate::benchmark::{Ratios, Rounds};
+use crate::clock;
+use crate::harness::{Harness, sample};
+use crate::launch::Trouble;
+use crate::order;
+use crate::plan::{Allowance, Budget, ROUNDS_FOR_A_VERDICT};
+use crate::session::Session;
+use crate::suite::Work;
+
+/// One benchmark of steady work while it runs.
+pub(crate) struct Steady {
+    work: Work,
+    metric: String,
+    parts: Vec<Part>,
+    checksum: Option<String>,
+    /// Rounds that were recorded.
+    rounds: u32,
+    ratios: Ratios,
+}
+
+/// One arm's part in it.
+struct Part {
+    seat: usize,
+    budget: Budget,
+    /// `None`: it is out.
+    twice: Option<bool>,
+    iterations: u64,
+    /// Rounds in which it gave a sample that counts.
+    valid: u32,
+    /// Rounds between one instance and the next.
+    fresh_every: u32,
+    /// The round before which it got its newest instance.
+    replaced: u32,
+    /// Its samples of this round, nanoseconds for an iteration.
+    round: Vec<f64>,
+    pace: Pace,
+}
+
+impl Steady {
+    /// Starts instances where needed, sets the work up in them and finds out how many iterations make a sample.
+    pub(crate) fn prepare(harness: &mut Harness, work: Work, quick: Duration) -> Self {
+        let metric = work.id();
+        harness.begin_metric(work.metric(harness.sizes));
+        let slow = harness
+            .seats
+            .iter()
+            .filter(|seat| seat.places().is_some() && seat.arm.pace() != Pace::Quick)
+            .count();
+        let slow_budget = harness.share(harness.plan.arm, quick, slow as u32);
+        let mut steady = Self {
+            work,
+            metric,
+            parts: Vec::new(),
+            checksum: None,
+            rounds: 0,
+            ratios: Ratios::default(),
+        };
+        for seat in 0..harness.seats.len() {
+            if harness.seats[seat].places().is_none() {
+                continue;
+            }
+            if let Some(reason) = harness.why_out(seat) {
+                harness.cut_off(seat, &steady.metric, None, reason);
+                continue;
+            }
+            let pace = harness.seats[seat].arm.pace();
+            let limit = if pace == Pace::Quick {
+                harness.plan.arm + harness.plan.patience
+            } else {
+                slow_budget
+            };
+            let mut part = Part {
+                seat,
+                budget: Budget::new(limit),
+                twice: None,
+                iterations: 1,
+                valid: 0,
+                fresh_every: u32::MAX,
+                replaced: 0,
+                round: Vec::new(),
+                pace,
+            };
+            match steady.enter(harness, &mut part) {
+                Ok(()) => steady.parts.push(part),
+                Err(Trouble::Interrupted) => break,
+                Err(trouble) => steady.give_up(harness, &part, &trouble),
+            }
+        }
+        steady.align_iterations();
+        steady
+    }
+
+    fn give_up(&self, harness: &mut Harness, part: &Part, trouble: &Trouble) {
+        let budget = matches!(trouble, Trouble::TimedOut { .. }).then_some(part.budget.limit());
+        harness.cut_off(part.seat, &self.metric, budget, trouble.to_string());
+        // Whatever it is doing now, its answer would come too late for the next request.
+        harness.seats[part.seat].kill();
+    }
+
+    /// An arm's way in: an instance, the set-up, the number of iterations, and whether the budget will do.
+    fn enter(&self, harness: &mut Harness, part: &mut Part) -> Result<(), Trouble> {
+        let plan = harness.plan.clone();
+        if !harness.seats[part.seat].is_fresh_enough(plan.slow_instances) {
+            self.fresh(harness, part)?;
+        }
+        // Where a page is known to take long, so does filling arrays: that is found out here, and not by waiting for it.
+        let pages = self.work.prepared_bytes(harness.sizes) / 4096;
+        if let Some(filling) = harness.seats[part.seat]
+            .page_cost
+            .map(|page| page * pages as u32)
+            && filling > part.budget.left()
+        {
+            let reason = format!(
+                "filling its arrays would take about {}",
+                clock::words(filling)
+            );
+            harness.cut_off(part.seat, &self.metric, Some(part.budget.limit()), reason);
+            return Ok(());
+        }
+        let begun = clock::now();
+        let (iterations, cost) = self.calibrate(harness, part)?;
+        part.budget
+            .spend(Duration::from_nanos(clock::now() - begun));
+        part.iterations = iterations;
+        if self.work.is_first_touch() {
+            harness.seats[part.seat].page_cost =
+                Some(cost / iterations.min(u64::from(u32::MAX)) as u32);
+        }
+        let instances =
+            harness.seats[part.seat].instances_a_metric(plan.instances, plan.slow_instances);
+        part.fresh_every = if instances > 1 {
+            (plan.rounds / instances).max(1)
+        } else {
+            u32::MAX
+        };
+        part.twice = match part.budget.allows(cost, plan.rounds) {
+            Allowance::Twice => Some(true),
+            Allowance::Once => Some(false),
+            Allowance::CutOff => {
+                harness.cut_off(
+                    part.seat,
+                    &self.metric,
+                    Some(part.budget.limit()),
+                    format!(
+                        "one sample takes {}, and {ROUNDS_FOR_A_VERDICT} are needed",
+                        clock::words(cost)
+                    ),
+                );
+                None
+            }
+        };
+        Ok(())
+    }
+
+    /// A new instance. What it costs a slow arm is part of its budget only where the plan wants a new one for every
+    /// metric; an instance that serves all metrics is paid for once, by the run.
+    fn fresh(&self, harness: &mut Harness, part: &mut Part) -> Result<(), Trouble> {
+        let limit = match part.pace {
+            Pace::Quick => harness.plan.patience,
+            Pace::Slow => harness.plan.start_arm.min(Duration::from_secs(60)),
+            Pace::VerySlow => harness
+                .plan
+                .start_arm
+                .max(Duration::from_secs(60))
+                .min(harness.time_left()),
+        };
+        if part.pace != Pace::Quick {
+            let id = harness.seats[part.seat].id().to_owned();
+            harness.progress(&format!("{}: waiting for an instance of {id}", self.metric));
+        }
+        harness.seats[part.seat].restart(limit)?;
+        harness.look_inside(part.seat, limit)
+    }
+
+    /// Sets up, then asks for ever more iterations until a sample takes as long as planned. Ends with a request for just
+    /// that many, which warms caches and is not counted. Returns the iterations and what a sample costs.
+    fn calibrate(&self, harness: &mut Harness, part: &Part) -> Result<(u64, Duration), Trouble> {
+        let target = harness.plan.sample.as_nanos() as u64;
+        let limit = part.budget.left();
+        let deadline = clock::now() + limit.as_nanos() as u64;
+        let ask = |harness: &mut Harness, n: u64| {
+            let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
+            self.ask(harness, part.seat, n, left)
+        };
+        ask(harness, 0)?;
+        let mut n = 1;
+        loop {
+            let answer = ask(harness, n)?;
+            let each = (answer.elapsed / n).max(1);
+            let wanted = (target / each).max(1);
+            let cost = Duration::from_nanos(answer.host);
+            if wanted <= n.saturating_mul(2) {
+                // One that is far too long already is not repeated for the sake of warmth.
+                if wanted > 1 || answer.elapsed < target * 4 {
+                    let answer = ask(harness, wanted)?;
+                    return Ok((wanted, Duration::from_nanos(answer.host)));
+                }
+                return Ok((1, cost));
+            }
+            n = wanted.min(n.saturating_mul(50));
+        }
+    }
+
+    fn ask(
+        &self,
+        harness: &mut Harness,
+        seat: usize,
+        iterations: u64,
+        limit: Duration,
+    ) -> Result<crate::session::Answer, Trouble> {
+        let sizes = harness.sizes;
+        let seat = &mut harness.seats[seat];
+        let places = seat
+            .places()
+            .ok_or_else(|| Trouble::Answer("it runs no resident workload".to_owned()))?;
+        let request = self.work.request(iterations, &places, sizes);
+        match seat.session() {
+            Some(session) => session.ask(&request, limit),
+            None => Err(Trouble::Answer("its instance has gone".to_owned())),
+        }
+    }
+
+    /// Arms of about the same speed get the same number of iterations, so that what a request costs beside its iterations
+    /// weighs alike on them.
+    fn align_iterations(&mut self) {
+        let Some(reference) = self.parts.first().map(|part| part.iterations) else {
+            return;
+        };
+        for part in &mut self.parts {
+            if (reference / 2..=reference.saturating_mul(2)).contains(&part.iterations) {
+                part.iterations = reference;
+            }
+        }
+    }
+
+    /// A fresh instance in the middle of a metric, with the work set up and warm.
+    fn replace(&mut self, harness: &mut Harness, at: usize) {
+        let mut part = std::mem::replace(&mut self.parts[at], Part::out());
+        let begun = clock::now();
+        let iterations = part.iterations;
+        let warm = self.fresh(harness, &mut part).and_then(|()| {
+            self.ask(
+                harness,
+                part.seat,
+                iterations,
+                part.budget.left().max(harness.plan.patience),
+            )
+        });
+        part.budget
+            .spend(Duration::from_nanos(clock::now() - begun));
+        if let Err(trouble) = warm
+            && !matches!(trouble, Trouble::Interrupted)
+        {
+            self.give_up(harness, &part, &trouble);
+            part.twice = None;
+        }
+        self.parts[at] = part;
+    }
+
+    fn sample(
+        &mut self,
+        harness: &mut Harness,
+        at: usize,
+        round: Option<u32>,
+    ) -> Result<(), Trouble> {
+        let (seat, iterations) = (self.parts[at].seat, self.parts[at].iterations);
+        if self.parts[at].twice.is_none() {
+            return Ok(());
+        }
+        // A sample has been seen to fit; one that takes three times what is left has gone wrong.
+        let limit = self.parts[at].budget.left() * 3 + harness.plan.patience;
+        let begun = clock::now();
+        let answer = self.ask(harness, seat, iterations, limit)?;
+        self.parts[at]
+            .budget
+            .spend(Duration::from_nanos(clock::now() - begun));
+        let Some(round) = round else { return Ok(()) };
+        let expected = self.checksum.get_or_insert_with(|| answer.checksum.clone());
+        let wrong = (*expected != answer.checksum).then(|| {
+            format!(
+                "a wrong result: checksum {} instead of {expected}",
+                answer.checksum
+            )
+        });
+        let clock_fault = harness.seats[seat]
+            .session()
+            .and_then(|session: &mut Session| session.clock_fault(&answer));
+        let mut taken = sample(harness.seats[seat].id(), harness.seats[seat].instance());
+        taken.value = self.work.value(iterations, answer.elapsed, harness.sizes);
+        taken.iterations = Some(iterations);
+        taken.elapsed_ns = Some(answer.elapsed);
+        taken.host_ns = Some(answer.host);
+        taken.void = wrong.or(clock_fault);
+        if taken.value.is_none() && taken.void.is_none() {
+            taken.void = Some("it took no time at all".to_owned());
+        }
+        if taken.void.is_none() {
+            self.parts[at]
+                .round
+                .push(answer.elapsed as f64 / iterations as f64);
+        }
+        harness.record(seat, &self.metric, round, taken);
+        Ok(())
+    }
+
+    /// Takes the round's ratio, and lets arms go whose budget is used up.
+    fn close_round(&mut self, harness: &mut Harness) {
+        let mean = |part: &Part| {
+            (!part.round.is_empty())
+                .then(|| part.round.iter().sum::<f64>() / part.round.len() as f64)
+        };
+        let is_native = |part: &&Part| harness.seats[part.seat].arm.about().kind == ArmKind::Native;
+        let native = self.parts.iter().find(is_native).and_then(mean);
+        let lead = self
+            .parts
+            .iter()
+            .filter(|part| !is_native(part))
+            .find_map(mean);
+        let lead = lead.or_else(|| self.parts.iter().filter(is_native).nth(1).and_then(mean));
+        self.ratios.push(lead, native);
+        for at in 0..self.parts.len() {
+            let part = &mut self.parts[at];
+            part.valid += u32::from(!part.round.is_empty());
+            part.round.clear();
+            if part.twice.is_none() {
+                continue;
+            }
+            let spent = part.pace != Pace::Quick && part.budget.is_exhausted();
+            let (valid, seat, limit) = (part.valid, part.seat, part.budget.limit());
+            let late = harness.time_left().is_zero();
+            if !(spent || late) {
+                continue;
+            }
+            part.twice = None;
+            if valid < ROUNDS_FOR_A_VERDICT {
+                let what = if spent {
+                    "its time for this metric"
+                } else {
+                    "the time of the whole run"
+                };
+                harness.cut_off(
+                    seat,
+                    &self.metric,
+                    Some(limit),
+                    format!("{what} was up after {valid} of {ROUNDS_FOR_A_VERDICT} rounds"),
+                );
+            }
+        }
+    }
+}
+
+impl Rounds for Steady {
+    /// One whole round. `record` is false for the round that only warms up, which leaves out the arms that are slow.
+    fn round(&mut self, harness: &mut Harness, record: bool) {
+        let places: Vec<Option<bool>> = self
+            .parts
+            .iter()
+            .map(|part| part.twice.filter(|_| record || part.pace == Pace::Quick))
+            .collect();
+        let round = self.rounds;
+        for at in order::of_round(round, &places) {
+            if record
+                && round > 0
+                && round.is_multiple_of(self.parts[at].fresh_every)
+                && self.parts[at].replaced != round
+            {
+                self.replace(harness, at);
+                self.parts[at].replaced = round;
+            }
+            match self.sample(harness, at, record.then_some(round)) {
+                Ok(()) => {}
+                Err(Trouble::Interrupted) => return,
+                Err(trouble) => {
+                    self.give_up(harness, &self.parts[at], &trouble);
+                    self.parts[at].twice = None;
+                }
+            }
+        }
+        if record {
+            self.rounds += 1;
+            self.close_round(harness);
+        }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.ratios.last()
+    }
+
+    /// The metric is done: its instances have served.
+    fn finish(&mut self, harness: &mut Harness) {
+        for part in &self.parts {
+            harness.seats[part.seat].serve();
+        }
+    }
+}
+
+impl Part {
+    fn out() -> Self {
+        Self {
+            seat: 0,
+            budget: Budget::new(Duration::ZERO),
+            twice: None,
+            iterations: 1,
+            valid: 0,
+            fresh_every: u32::MAX,
+            replaced: 0,
+            round: Vec::new(),
+            pace: Pace::Quick,
+        }
+    }
+}
