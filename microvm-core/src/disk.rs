@@ -51,14 +51,22 @@ pub fn blank_ext4(templates: &Path, path: &Path, bytes: u64) -> Result<()> {
     if bytes < LEAST_BYTES || !bytes.is_multiple_of(4096) {
         return Err(Error::Disk {
             path: path.to_owned(),
-            why: format!("cannot have {bytes} bytes: at least {LEAST_BYTES}, and a multiple of 4096"),
+            why: format!(
+                "cannot have {bytes} bytes: at least {LEAST_BYTES}, and a multiple of 4096"
+            ),
         });
     }
     let template = templates.join(format!("blank-{bytes}-v{RECIPE}.ext4"));
     let source = match File::open(&template) {
         Ok(source) => source,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_template(templates, &template, bytes)?,
-        Err(error) => return Err(file_error(&template, "cannot open the template of a disk")(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_template(templates, &template, bytes)?
+        }
+        Err(error) => {
+            return Err(file_error(&template, "cannot open the template of a disk")(
+                error,
+            ));
+        }
     };
     let target = OpenOptions::new()
         .write(true)
@@ -77,7 +85,9 @@ fn make_template(templates: &Path, template: &Path, bytes: u64) -> Result<File> 
     let failed = || file_error(template, "cannot make the template of a disk");
     fs::create_dir_all(templates).map_err(failed())?;
     let making = Making::begin(template).map_err(failed())?;
-    File::create_new(&making.file).and_then(|file| file.set_len(bytes)).map_err(failed())?;
+    File::create_new(&making.file)
+        .and_then(|file| file.set_len(bytes))
+        .map_err(failed())?;
     for directory in ["upper", "work"] {
         fs::create_dir(making.contents.join(directory)).map_err(failed())?;
     }
@@ -96,7 +106,10 @@ fn make_template(templates: &Path, template: &Path, bytes: u64) -> Result<File> 
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(Error::Disk {
             path: template.to_owned(),
-            why: format!("cannot be made: mkfs.ext4: {}", said.trim().replace('\n', "; ")),
+            why: format!(
+                "cannot be made: mkfs.ext4: {}",
+                said.trim().replace('\n', "; ")
+            ),
         });
     }
     let file = File::open(&making.file).map_err(failed())?;
@@ -164,7 +177,8 @@ fn copy_sparse(source: &File, target: &File) -> io::Result<()> {
     target.set_len(length)?;
     let mut at = 0i64;
     while let Some(start) = seek(source, at, libc::SEEK_DATA)? {
-        let end = seek(source, start, libc::SEEK_HOLE)?.unwrap_or(i64::try_from(length).unwrap_or(i64::MAX));
+        let end = seek(source, start, libc::SEEK_HOLE)?
+            .unwrap_or(i64::try_from(length).unwrap_or(i64::MAX));
         copy_range(source, target, start, end)?;
         at = end;
     }
@@ -189,7 +203,14 @@ fn copy_range(source: &File, target: &File, mut start: i64, end: i64) -> io::Res
         let left = usize::try_from(end - start).unwrap_or(usize::MAX);
         // SAFETY: both offsets are valid for the kernel to read and advance.
         let copied = unsafe {
-            libc::copy_file_range(source.as_raw_fd(), &mut start, target.as_raw_fd(), &mut to, left, 0)
+            libc::copy_file_range(
+                source.as_raw_fd(),
+                &mut start,
+                target.as_raw_fd(),
+                &mut to,
+                left,
+                0,
+            )
         };
         match copied {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -219,10 +240,22 @@ mod tests {
             assert_eq!(about.len(), DEFAULT_BYTES);
             // Blocks of 512 bytes.
             assert!(about.blocks() * 512 < 4 << 20, "{} blocks", about.blocks());
-            let check = Command::new("e2fsck").args(["-f", "-n"]).arg(&disk).output().unwrap();
-            assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+            let check = Command::new("e2fsck")
+                .args(["-f", "-n"])
+                .arg(&disk)
+                .output()
+                .unwrap();
+            assert!(
+                check.status.success(),
+                "{}",
+                String::from_utf8_lossy(&check.stdout)
+            );
         }
-        assert_eq!(fs::read_dir(&templates).unwrap().count(), 1, "one template and nothing else");
+        assert_eq!(
+            fs::read_dir(&templates).unwrap().count(),
+            1,
+            "one template and nothing else"
+        );
     }
 
     #[test]

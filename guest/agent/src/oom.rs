@@ -1,34 +1,26 @@
 //! Whether the guest's kernel ran out of memory.
 
-use crate::sys::{Result, file, mount};
+use alloc::vec;
 
-/// Whether the kernel has killed anything for want of memory since it started: its own count, `oom_kill` in /proc/vmstat.
-/// A kernel without VM_EVENT_COUNTERS does not count, and then the answer is no.
+use crate::sys::process;
+
+/// How much of the kernel's log is looked through: its report of a kill ends with the line that says so.
+const LOG_BYTES: usize = 16 << 10;
+
+/// What the kernel says of every process it kills for want of memory, whether the machine's or a cgroup's
+/// (`__oom_kill_process` in mm/oom_kill.c).
+const VERDICT: &[u8] = b"ut of memory: Killed process ";
+
+/// Whether the kernel has killed anything for want of memory. Its log says so whatever it was built with; the count in
+/// /proc/vmstat is an option.
 pub(crate) fn has_killed() -> bool {
-    count().is_ok_and(|count| count > 0)
+    let mut log = vec![0; LOG_BYTES];
+    process::kernel_log(&mut log)
+        .is_ok_and(|length| mentions_kill(log.get(..length).unwrap_or_default()))
 }
 
-fn count() -> Result<u64> {
-    let file = mount::open_in_new_proc(c"vmstat")?;
-    let mut text = alloc::vec![0u8; 16 << 10];
-    let mut length = 0;
-    while let Some(space) = text.get_mut(length..)
-        && !space.is_empty()
-    {
-        match file::read(&file, space)? {
-            0 => break,
-            more => length += more,
-        }
-    }
-    Ok(field(&text[..length], b"oom_kill "))
-}
-
-/// The number that follows a name at the start of a line, or 0.
-fn field(text: &[u8], name: &[u8]) -> u64 {
-    text.split(|byte| *byte == b'\n')
-        .find_map(|line| line.strip_prefix(name))
-        .and_then(|number| core::str::from_utf8(number).ok()?.trim().parse().ok())
-        .unwrap_or(0)
+fn mentions_kill(log: &[u8]) -> bool {
+    log.windows(VERDICT.len()).any(|window| window == VERDICT)
 }
 
 #[cfg(test)]
@@ -36,10 +28,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_found_by_its_whole_name() {
-        let text = b"nr_free 7\noom_killed 9\noom_kill 3\nlast 1\n";
-        assert_eq!(field(text, b"oom_kill "), 3);
-        assert_eq!(field(text, b"absent "), 0);
-        assert_eq!(field(b"oom_kill x", b"oom_kill "), 0);
+    fn a_kill_is_read_out_of_the_log() {
+        let log = b"<4>[ 1.2] tail invoked oom-killer: gfp_mask=0x1\n<3>[ 1.3] Out of memory: Killed process 7 (tail) total-vm:1kB\n";
+        assert!(mentions_kill(log));
+        assert!(mentions_kill(
+            b"<3>[ 1.3] Memory cgroup out of memory: Killed process 9 (x)"
+        ));
+        assert!(!mentions_kill(
+            b"<6>[ 0.1] Memory: 240540K/261752K available\n"
+        ));
+        assert!(!mentions_kill(b""));
     }
 }

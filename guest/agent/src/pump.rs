@@ -30,7 +30,7 @@ impl End {
             0 => Status::Code(code as u8),
             signal => Status::Signal(signal as u8),
         };
-        // The count takes the kernel long to print, so it is asked for only when something was killed.
+        // The log is long to read, so it is asked for only when something was killed.
         let suspected = signal == libc::SIGKILL || (signal == 0 && code == KILLED_BELOW);
         Exited {
             status,

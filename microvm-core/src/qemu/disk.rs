@@ -52,16 +52,16 @@ fn concatenated(paths: &[std::path::PathBuf], passed: &mut Passed) -> Result<Val
 }
 
 /// A VMDK descriptor. The extents are called writable, since QEMU passes over those that are not; the disk is not, and neither
-/// are the descriptors behind the names.
+/// are the descriptors behind the names. No line is empty: QEMU would read the extent after it twice.
 fn descriptor(extents: &[(u64, String)]) -> String {
     let mut text = String::from(
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n\n",
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n",
     );
     for (sectors, name) in extents {
         text.push_str(&format!("RW {sectors} FLAT \"{name}\" 0\n"));
     }
     // The geometry is for an operating system that asks for it; none does.
-    text.push_str("\nddb.virtualHWVersion = \"4\"\nddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"16\"\n");
+    text.push_str("ddb.virtualHWVersion = \"4\"\nddb.geometry.cylinders = \"1\"\nddb.geometry.heads = \"16\"\n");
     text.push_str("ddb.geometry.sectors = \"63\"\nddb.adapterType = \"ide\"\n");
     text
 }
@@ -120,6 +120,7 @@ mod tests {
     #[test]
     fn extents_stand_in_the_descriptor_in_their_order() {
         let text = descriptor(&[(8, "/dev/fdset/3".into()), (16, "/dev/fdset/4".into())]);
+        assert!(text.lines().all(|line| !line.is_empty()));
         let extents: Vec<&str> = text
             .lines()
             .filter(|line| line.starts_with("RW "))

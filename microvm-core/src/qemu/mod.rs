@@ -22,8 +22,7 @@ use crate::kernel::Kernel;
 use crate::machine::{End, Ending};
 use crate::process::Process;
 use crate::{
-    Accelerator, Error, Hypervisor, MicroVm, Result, VmConfig, cmdline, qemu_binary,
-    substrate,
+    Accelerator, Error, Hypervisor, MicroVm, Result, VmConfig, cmdline, qemu_binary, substrate,
 };
 
 use arguments::Passed;

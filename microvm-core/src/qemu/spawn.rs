@@ -204,7 +204,8 @@ mod tests {
     fn only_passed_descriptors_are_there() {
         let mut passed = Passed::default();
         let number = passed.file(File::open("/dev/null").unwrap());
-        let script = "for f in /proc/self/fd/*; do n=${f##*/}; [ -e $f ] && echo $n; done >&2";
+        let script =
+            "exec >&2; for f in /proc/self/fd/*; do n=${f##*/}; [ -e $f ] && echo $n; done; true";
         let console = tempfile::tempfile().unwrap();
         let arguments = ["-c".to_owned(), script.to_owned()];
         let mut child =

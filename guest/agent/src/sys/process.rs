@@ -245,6 +245,22 @@ pub(crate) fn set_hostname(name: &str) -> Result<()> {
     unsafe { call(libc::SYS_sethostname, arguments) }.map(drop)
 }
 
+/// Reads the last of the kernel's log, and gives how much there was.
+pub(crate) fn kernel_log(buffer: &mut [u8]) -> Result<usize> {
+    /// SYSLOG_ACTION_READ_ALL: the kernel's include/linux/syslog.h.
+    const READ_ALL: usize = 3;
+    let arguments = [
+        READ_ALL,
+        buffer.as_mut_ptr() as usize,
+        buffer.len(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes no more than the buffer's length into it.
+    unsafe { call(libc::SYS_syslog, arguments) }
+}
+
 pub(crate) fn sync() {
     // SAFETY: sync takes nothing and cannot fail.
     let _ = unsafe { call(libc::SYS_sync, [0; 6]) };
