@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::attributes::{Attributes, times};
-use self::root::{Obstacle, Root, make_opaque, open_directory, status};
+use self::root::{Obstacle, Root, open_directory, status};
 use self::whiteout::Name;
 pub(crate) use self::whiteout::{OPAQUE, is_directory, is_whiteout};
 use crate::archive::{Entry, Extent, Kind, TarReader, Timestamp};
@@ -61,6 +61,7 @@ pub(crate) fn unpack<R: BufRead>(
             mtime: Timestamp::default(),
             default_acl: None,
         }],
+        whiteouts: Vec::new(),
     };
     // The root has no entry in many archives.
     let root_mode = Mode::from_raw_mode(0o755);
@@ -78,6 +79,8 @@ struct Unpacker<'u> {
     budget: &'u Budget,
     unpacked: Unpacked,
     directories: Vec<Directory>,
+    /// The paths of the files that were deleted.
+    whiteouts: Vec<Vec<u8>>,
 }
 
 /// What is set on a directory at the end, because unpacking into it would change it.
@@ -117,8 +120,12 @@ impl Unpacker<'_> {
         let directory = self.parent(parents, &entry.path)?;
         let directory = directory.as_fd();
         match name {
-            Name::Whiteout(deleted) => self.whiteout(directory, deleted),
-            Name::Opaque => make_opaque(directory),
+            Name::Whiteout(deleted) => {
+                let path = [parents, &[deleted]].concat().join(&b'/');
+                self.whiteouts.push(path);
+                self.whiteout(directory, deleted)
+            }
+            Name::Opaque => self.root.make_opaque(directory),
             Name::File(name) => return self.file(directory, name, entry, archive),
             Name::Bookkeeping | Name::Invalid => Ok(()),
         }
@@ -241,7 +248,7 @@ impl Unpacker<'_> {
             let new = open_directory(parent, name)?;
             attributes.set(new.as_fd(), entry)?;
             if opaque {
-                make_opaque(new.as_fd())?;
+                self.root.make_opaque(new.as_fd())?;
             }
             Ok(())
         };
@@ -334,14 +341,15 @@ impl Unpacker<'_> {
             .map_err(|error| self.failed(&entry.path, error))
     }
 
-    fn whiteout(&self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    fn whiteout(&mut self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
         let make =
             rustix::fs::mknodat(directory, name, FileType::CharacterDevice, Mode::empty(), 0);
         match make {
             Err(Errno::EXIST) => {
                 // This layer has the file anew. A directory must not be merged with the deleted one.
                 if is_directory(&status(directory, name)?) {
-                    make_opaque(open_directory(directory, name)?.as_fd())?;
+                    let kept = open_directory(directory, name)?;
+                    self.root.make_opaque(kept.as_fd())?;
                 }
                 Ok(())
             }
@@ -389,8 +397,46 @@ impl Unpacker<'_> {
         })
     }
 
-    /// A later entry may have replaced a directory; then there is nothing left to set.
     fn finish(mut self) -> Result<Unpacked> {
+        self.drop_needless_whiteouts()?;
+        self.set_directories()?;
+        Ok(self.unpacked)
+    }
+
+    /// Removes whiteouts where an opaque directory hides everything anyway. Overlayfs merges nothing there, and lists such a
+    /// directory as it is: they would show as names behind which there is nothing.
+    fn drop_needless_whiteouts(&mut self) -> Result<()> {
+        if !self.root.has_opaque() {
+            return Ok(());
+        }
+        for path in std::mem::take(&mut self.whiteouts) {
+            let components = self.limits.components(&path)?;
+            let Some((name, parents)) = components.split_last() else {
+                continue;
+            };
+            let mut drop = || -> Result<(), Errno> {
+                let parent = match self.root.find(parents) {
+                    // A later entry took its place.
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+                    found => found?,
+                };
+                match status(parent.as_fd(), name) {
+                    Ok(found) if is_whiteout(&found) => {}
+                    Ok(_) | Err(Errno::NOENT) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+                if self.root.is_hidden_below(parent.as_fd())? {
+                    rustix::fs::unlinkat(&parent, *name, AtFlags::empty())?;
+                }
+                Ok(())
+            };
+            drop().map_err(|error| self.failed(&path, error))?;
+        }
+        Ok(())
+    }
+
+    /// A later entry may have replaced a directory; then there is nothing left to set.
+    fn set_directories(&mut self) -> Result<()> {
         for directory in std::mem::take(&mut self.directories) {
             let components = self.limits.components(&directory.path)?;
             let found = match components.split_last() {
@@ -413,7 +459,7 @@ impl Unpacker<'_> {
             };
             set().map_err(|error| self.failed(&directory.path, error))?;
         }
-        Ok(self.unpacked)
+        Ok(())
     }
 
     fn failed(&self, name: &[u8], error: impl Into<std::io::Error>) -> Error {

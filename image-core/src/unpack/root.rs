@@ -31,6 +31,7 @@ pub(crate) struct Root {
     trash: OwnedFd,
     trashed: u64,
     open: HashMap<Vec<u8>, Rc<OwnedFd>>,
+    has_opaque: bool,
 }
 
 /// What stood in a new file's way.
@@ -58,6 +59,7 @@ impl Root {
             trash: open(trash)?,
             trashed: 0,
             open: HashMap::new(),
+            has_opaque: false,
         })
     }
 
@@ -103,7 +105,7 @@ impl Root {
             directory = match self.find(path) {
                 Ok(found) => found,
                 Err(Errno::NOENT | Errno::NOTDIR) => {
-                    let new = make_implied(directory.as_fd(), name, entry)?;
+                    let new = self.make_implied(directory.as_fd(), name, entry)?;
                     made.push(path.join(&b'/'));
                     let new = Rc::new(new);
                     self.remember(path.join(&b'/'), &new);
@@ -146,6 +148,80 @@ impl Root {
         Ok(Obstacle::Removed)
     }
 
+    /// Marks a directory as hiding everything in lower layers.
+    pub(crate) fn make_opaque(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.has_opaque = true;
+        rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
+    }
+
+    /// Whether any directory was ever made opaque.
+    pub(crate) fn has_opaque(&self) -> bool {
+        self.has_opaque
+    }
+
+    /// Whether a directory, or one above it up to the root, is opaque.
+    pub(crate) fn is_hidden_below(&self, directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+        let identity = |directory: BorrowedFd<'_>| {
+            rustix::fs::fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
+        };
+        let root = identity(self.directory())?;
+        let mut above = directory.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+        loop {
+            let mut value = [0u8; 1];
+            match rustix::fs::fgetxattr(&above, OPAQUE, &mut value) {
+                Ok(_) => return Ok(true),
+                Err(Errno::NODATA) => {}
+                Err(error) => return Err(error),
+            }
+            if identity(above.as_fd())? == root {
+                return Ok(false);
+            }
+            above = open_directory(above.as_fd(), b"..")?;
+        }
+    }
+
+    /// A directory that an entry's path needs. A whiteout in its place means that the lower layers' directory was deleted first: then
+    /// the new one hides it.
+    fn make_implied(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        entry: &[u8],
+    ) -> Result<OwnedFd> {
+        let failed = |error: Errno| Error::unpack(entry, error);
+        let mut opaque = false;
+        if let Err(error) = rustix::fs::mkdirat(parent, name, Mode::RWXU) {
+            if error != Errno::EXIST {
+                return Err(failed(error));
+            }
+            if !is_whiteout(&status(parent, name).map_err(failed)?) {
+                return Err(Error::refused(
+                    entry,
+                    format!("{} in its path is not a directory", printable(name)),
+                ));
+            }
+            rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
+            rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(failed)?;
+            opaque = true;
+        }
+        let new = open_directory(parent, name).map_err(failed)?;
+        let mut set = || -> io::Result<()> {
+            // A set-group-ID parent hands its group and bit down.
+            rustix::fs::fchown(
+                &new,
+                Some(rustix::fs::Uid::ROOT),
+                Some(rustix::fs::Gid::ROOT),
+            )?;
+            rustix::fs::fchmod(&new, Mode::from_raw_mode(IMPLIED_MODE))?;
+            if opaque {
+                self.make_opaque(new.as_fd())?;
+            }
+            Ok(())
+        };
+        set().map_err(|error| Error::unpack(entry, error))?;
+        Ok(new)
+    }
+
     fn remember(&mut self, path: Vec<u8>, directory: &Rc<OwnedFd>) {
         if self.open.len() >= OPEN_DIRECTORIES {
             self.open.clear();
@@ -169,11 +245,6 @@ pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: &[u8]) -> Result<O
     )
 }
 
-/// Marks a directory as hiding everything in lower layers.
-pub(crate) fn make_opaque(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
-}
-
 fn open_below(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     // The kernel answers EAGAIN when something anywhere was renamed while it resolved a `..` (openat2(2)); links in archives may
     // hold some. The bound keeps a busy machine from holding us for ever.
@@ -190,41 +261,4 @@ fn open_below(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
         }
     }
     Err(Errno::AGAIN)
-}
-
-/// A directory that an entry's path needs. A whiteout in its place means that the lower layers' directory was deleted first: then
-/// the new one hides it.
-fn make_implied(parent: BorrowedFd<'_>, name: &[u8], entry: &[u8]) -> Result<OwnedFd> {
-    let failed = |error: Errno| Error::unpack(entry, error);
-    let mut opaque = false;
-    if let Err(error) = rustix::fs::mkdirat(parent, name, Mode::RWXU) {
-        if error != Errno::EXIST {
-            return Err(failed(error));
-        }
-        if !is_whiteout(&status(parent, name).map_err(failed)?) {
-            return Err(Error::refused(
-                entry,
-                format!("{} in its path is not a directory", printable(name)),
-            ));
-        }
-        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
-        rustix::fs::mkdirat(parent, name, Mode::RWXU).map_err(failed)?;
-        opaque = true;
-    }
-    let new = open_directory(parent, name).map_err(failed)?;
-    let set = || -> io::Result<()> {
-        // A set-group-ID parent hands its group and bit down.
-        rustix::fs::fchown(
-            &new,
-            Some(rustix::fs::Uid::ROOT),
-            Some(rustix::fs::Gid::ROOT),
-        )?;
-        rustix::fs::fchmod(&new, Mode::from_raw_mode(IMPLIED_MODE))?;
-        if opaque {
-            make_opaque(new.as_fd())?;
-        }
-        Ok(())
-    };
-    set().map_err(|error| Error::unpack(entry, error))?;
-    Ok(new)
 }
