@@ -74,7 +74,7 @@ fn card(verdict: &Verdict<'_>) -> Markup {
                 }
             } } }
             @for here in &verdict.here {
-                (evidence(&here.finding, &format!("{} on {}", verdict.claim.id, here.arm.label)))
+                (evidence(&here.finding, &format!("{} for {}", verdict.claim.id, here.arm.label)))
             }
             @if verdict.here.is_empty() { (evidence(finding, verdict.claim.id)) }
         }

@@ -15,7 +15,7 @@ pub(crate) mod stages;
 
 use canvas::{Anchor, Canvas};
 pub(crate) use distribution::{cumulative, strips};
-pub(crate) use forest::forest;
+pub(crate) use forest::{forest, short};
 pub(crate) use memory::memory;
 use scale::{Decades, Stretched};
 pub(crate) use stages::stages;

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::plot::forest::{Block, Mark};
 use super::plot::memory::Slope;
-use super::plot::{figure, forest, memory};
+use super::plot::{self, figure, forest, memory};
 use super::theme::Ink;
 use super::{View, badge};
 use super::{start, table};
@@ -275,7 +275,7 @@ fn block(view: &View<'_>, metric: &Metric) -> Option<Block> {
             let few = cost.as_ref().is_ok_and(|c| c.too_few());
             let emulated = if arm.is_emulated() { " [not hw]" } else { "" };
             Mark {
-                label: format!("{}{emulated}", arm.label),
+                label: format!("{}{emulated}", plot::short(&arm.label, 25)),
                 ink: Ink::of(arm),
                 ratio: match cost {
                     Ok(cost) => Ok((cost.value, cost.interval())),

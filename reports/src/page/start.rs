@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::plot::distribution::Strip;
 use super::plot::stages::{Bar, Segment};
-use super::plot::{cumulative, figure, stages, strips};
+use super::plot::{self, cumulative, figure, stages, strips};
 use super::sections::twin_costs;
 use super::table;
 use super::theme::Ink;
@@ -143,7 +143,7 @@ pub(crate) fn stages_section(view: &View<'_>) -> Result<Markup, Error> {
             let count = runs.len();
             let emulated = if arm.is_emulated() { " [not hw]" } else { "" };
             let bar = Bar {
-                label: format!("{}, {condition}{emulated}", arm.label),
+                label: format!("{}, {condition}{emulated}", plot::short(&arm.label, 25)),
                 ink: Ink::of(arm),
                 segments: segments(&runs),
             };

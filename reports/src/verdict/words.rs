@@ -138,7 +138,7 @@ pub(super) fn sentence(
     let (supporting, contradicting) = (with(Outcome::Supports), with(Outcome::Contradicts));
     let mut text = match (answer, claim.combine) {
         (Answer::Yes, Combine::All) if is_of_values(claim) => {
-            format!("{}: {}.", claim.yes, name(&supporting))
+            format!("{}. {}.", claim.yes, name(&supporting))
         }
         (Answer::Yes, Combine::All) => format!("{}, {}.", claim.yes, in_all(supporting.len())),
         (Answer::No, Combine::Any) => format!("{}, {}.", claim.no, in_all(contradicting.len())),
@@ -191,20 +191,18 @@ fn name(evidence: &[&Evidence<'_>]) -> String {
         .take(NAMED)
         .map(|e| {
             let title = e.metric.map_or("", |metric| metric.title.as_str());
-            let whose = match (e.test.quantity, e.of) {
-                (Quantity::Value { .. }, Some(arm)) => format!("{}, ", arm.label),
-                _ => String::new(),
-            };
-            match e.figure_text() {
-                Some(figure) => format!("{whose}{title} ({figure})"),
-                None => format!("{whose}{title}"),
+            let figure = e.figure_text().unwrap_or_default();
+            match (e.test.quantity, e.of) {
+                (Quantity::Value { .. }, Some(arm)) => format!("{title}: {} {figure}", arm.label),
+                _ => format!("{title} ({figure})"),
             }
         })
         .collect();
     if sorted.len() > NAMED {
         named.push(format!("{} more", sorted.len() - NAMED));
     }
-    format::list(&named)
+    // Titles have commas of their own.
+    named.join("; ")
 }
 
 fn not_decided(evidence: &[Evidence<'_>], objection: Option<&str>, combine: Combine) -> String {

@@ -112,7 +112,7 @@ fn steady() -> Vec<Work> {
             "cpu.sha256",
             Cpu,
             BytesPerSecond,
-            "sha256, one thread",
+            "SHA-256, one thread",
             412e6,
             1.01,
             9.8,
@@ -122,7 +122,7 @@ fn steady() -> Vec<Work> {
             "cpu.matrix",
             Cpu,
             FlopsPerSecond,
-            "matrix product, one thread",
+            "Matrix product",
             3.1e9,
             1.02,
             14.2,
@@ -142,7 +142,7 @@ fn steady() -> Vec<Work> {
             "memory.fault",
             Memory,
             PerOp,
-            "first touch of a page",
+            "First touch of a page",
             410.0,
             2100.0,
             12.0,
@@ -162,7 +162,7 @@ fn steady() -> Vec<Work> {
             "kernel.pipe",
             Kernel,
             PerOp,
-            "pipe ping-pong",
+            "Pipe ping-pong",
             5200.0,
             1300.0,
             4.4,
@@ -172,7 +172,7 @@ fn steady() -> Vec<Work> {
             "kernel.fork-exec",
             Kernel,
             PerOp,
-            "fork, exec, wait",
+            "fork + exec + wait",
             620e3,
             900.0,
             6.6,
@@ -182,7 +182,7 @@ fn steady() -> Vec<Work> {
             "file.image.read-seq",
             File,
             BytesPerSecond,
-            "image: sequential read",
+            "Image: sequential read, O_DIRECT",
             2.4e9,
             1500.0,
             3.9,
@@ -192,7 +192,7 @@ fn steady() -> Vec<Work> {
             "file.layer.write-seq",
             File,
             BytesPerSecond,
-            "writable layer: sequential write",
+            "Writable layer: sequential write, O_DIRECT",
             310e6,
             210.0,
             2.2,
@@ -202,7 +202,7 @@ fn steady() -> Vec<Work> {
             "file.layer.read-rand",
             File,
             PerOp,
-            "writable layer: random 4 KiB read",
+            "Writable layer: random read, O_DIRECT",
             2900.0,
             420.0,
             3.3,
@@ -212,7 +212,7 @@ fn steady() -> Vec<Work> {
             "file.layer.fsync",
             File,
             PerOp,
-            "writable layer: fsync",
+            "Writable layer: write + fsync",
             1.9e6,
             8.0,
             1.8,
@@ -297,16 +297,21 @@ fn arms(shape: &Shape) -> Vec<Arm> {
             omits: vec!["no seccomp filter".to_owned()],
             ..arm(
                 arm_id::CONTAINER_NO_SECCOMP,
-                "container, no seccomp",
+                "container without seccomp",
                 ArmKind::Container,
             )
         },
     ];
     match shape.machines {
-        Machines::Hardware => arms.push(machine(arm_id::VM, "vm", "svm", true)),
+        Machines::Hardware => arms.push(machine(arm_id::VM, "microVM on KVM", "svm", true)),
         Machines::Emulated => {
-            arms.push(machine(arm_id::VM, "vm", "kvm_pvm", false));
-            arms.push(machine(arm_id::VM_TCG, "vm-tcg", "tcg", false));
+            arms.push(machine(arm_id::VM, "microVM on KVM", "kvm_pvm", false));
+            arms.push(machine(
+                arm_id::VM_TCG,
+                "microVM emulated by QEMU",
+                "tcg",
+                false,
+            ));
         }
         Machines::None => arms.push(Arm {
             status: ArmStatus::NotRun {
@@ -423,18 +428,28 @@ fn add_starts(run: &mut Results, shape: &Shape, rng: &mut Rng) {
     let conditions = [
         (
             metric_id::START_WARM_FIRST_BYTE,
-            "to the first byte, warm",
+            "Start, warm, to the first byte",
             1.0,
             0.0,
         ),
-        (metric_id::START_WARM_EXIT, "to exit, warm", 1.0, 0.6e6),
+        (
+            metric_id::START_WARM_EXIT,
+            "Start, warm, to exit",
+            1.0,
+            0.6e6,
+        ),
         (
             metric_id::START_COLD_FIRST_BYTE,
-            "to the first byte, cold",
+            "Start, cold, to the first byte",
             1.9,
             3e6,
         ),
-        (metric_id::START_COLD_EXIT, "to exit, cold", 1.9, 3.7e6),
+        (
+            metric_id::START_COLD_EXIT,
+            "Start, cold, to exit",
+            1.9,
+            3.7e6,
+        ),
     ];
     for (id, title, factor, more) in conditions {
         run.metrics.push(metric(

@@ -1,5 +1,6 @@
 //! Distributions: every sample of every arm as a dot in a strip, and cumulative shares.
 
+use super::forest::{LABEL_LETTERS, LABELS, short};
 use super::{Anchor, Canvas, Decades, Format};
 use crate::format;
 use crate::page::theme::Ink;
@@ -30,7 +31,7 @@ pub(crate) fn strips(format: Format, rows: &[Strip], unit: Unit) -> Result<Canva
     let width = format.width();
     let narrow = format.is_narrow();
     // On a phone the label stands above its strip instead of before it.
-    let (left, row) = if narrow { (6.0, 50.0) } else { (190.0, ROW) };
+    let (left, row) = if narrow { (6.0, 50.0) } else { (LABELS, ROW) };
     let right = width - if narrow { 8.0 } else { 84.0 };
     let height = rows.len() as f64 * row + 34.0;
     let mut canvas = Canvas::new(width, height);
@@ -52,8 +53,11 @@ pub(crate) fn strips(format: Format, rows: &[Strip], unit: Unit) -> Result<Canva
         let top = index as f64 * row;
         let middle = if narrow { top + 34.0 } else { top + row / 2.0 };
         let label = match &strip.badge {
-            Some(badge) => format!("{} [{badge}]", strip.label),
-            None => strip.label.clone(),
+            Some(badge) => {
+                let room = LABEL_LETTERS.saturating_sub(badge.chars().count() + 3);
+                format!("{} [{badge}]", short(&strip.label, room))
+            }
+            None => short(&strip.label, LABEL_LETTERS),
         };
         let median = format::value(strip.median, unit);
         if narrow {
@@ -94,7 +98,7 @@ pub(crate) fn cumulative(format: Format, rows: &[Strip], unit: Unit) -> Result<C
     let legend_rows = if narrow {
         rows.len().div_ceil(2)
     } else {
-        rows.len().div_ceil(5)
+        rows.len().div_ceil(4)
     };
     let (top, height) = (
         12.0 + legend_rows as f64 * 18.0,
@@ -138,14 +142,14 @@ pub(crate) fn cumulative(format: Format, rows: &[Strip], unit: Unit) -> Result<C
         }
         canvas.line(&path, strip.ink, 1.8);
         // Colour alone does not tell the arms apart: each line carries its number in the legend.
-        let columns = if narrow { 2 } else { 5 };
+        let (columns, letters) = if narrow { (2, 18) } else { (4, 27) };
         let step = (width - 16.0) / columns as f64;
         let (lx, ly) = (
             8.0 + (index % columns) as f64 * step,
             8.0 + (index / columns) as f64 * 18.0,
         );
         canvas.rect(lx, ly - 2.0, 14.0, 4.0, strip.ink, 1.0);
-        let text = format!("{} {}", index + 1, strip.label);
+        let text = format!("{} {}", index + 1, short(&strip.label, letters));
         canvas.text(lx + 20.0, ly, &text, 11.5, Ink::Text, Anchor::Start);
         let number = format!("{}", index + 1);
         // Staggered heights keep the numbers of close lines apart.

@@ -26,13 +26,19 @@ pub(crate) struct Mark {
     pub(crate) hollow: bool,
 }
 
+/// The room for arms' labels before a wide plot, pixels.
+pub(crate) const LABELS: f64 = 248.0;
+
+/// Letters of a label that fit there at 12.5 pixels, in a wide font.
+pub(crate) const LABEL_LETTERS: usize = 33;
+
 /// Rows of intervals around 1 on the stretched axis.
 pub(crate) fn forest(format: Format, blocks: &[Block]) -> Result<Canvas, String> {
     let width = format.width();
     let narrow = format.is_narrow();
-    let (left, row) = if narrow { (8.0, 38.0) } else { (330.0, 21.0) };
+    let (left, row) = if narrow { (8.0, 38.0) } else { (LABELS, 21.0) };
     let right = width - if narrow { 8.0 } else { 92.0 };
-    let head = if narrow { 26.0 } else { 0.0 };
+    let head = if narrow { 26.0 } else { 24.0 };
     let gap = 12.0;
     let height: f64 = blocks
         .iter()
@@ -81,25 +87,9 @@ pub(crate) fn forest(format: Format, blocks: &[Block]) -> Result<Canvas, String>
                 0.75,
             );
         }
-        if narrow {
-            canvas.bold(
-                left,
-                top + 12.0,
-                &block.title,
-                12.5,
-                Ink::Text,
-                Anchor::Start,
-            );
-        } else {
-            canvas.bold(
-                0.0,
-                top + row / 2.0,
-                &short(&block.title, 31),
-                12.5,
-                Ink::Text,
-                Anchor::Start,
-            );
-        }
+        let (x, size) = if narrow { (left, 12.0) } else { (0.0, 12.5) };
+        let title = short(&block.title, if narrow { 40 } else { 100 });
+        canvas.bold(x, top + 12.0, &title, size, Ink::Text, Anchor::Start);
         top += head;
         for mark in &block.marks {
             let middle = if narrow { top + 27.0 } else { top + row / 2.0 };
@@ -111,7 +101,7 @@ pub(crate) fn forest(format: Format, blocks: &[Block]) -> Result<Canvas, String>
                 canvas.text(
                     left,
                     top + 11.0,
-                    &mark.label,
+                    &short(&mark.label, 34),
                     11.5,
                     Ink::Muted,
                     Anchor::Start,
@@ -121,7 +111,7 @@ pub(crate) fn forest(format: Format, blocks: &[Block]) -> Result<Canvas, String>
                 canvas.text(
                     left - 12.0,
                     middle,
-                    &short(&mark.label, 22),
+                    &short(&mark.label, LABEL_LETTERS),
                     12.0,
                     Ink::Muted,
                     Anchor::End,

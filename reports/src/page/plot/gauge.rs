@@ -32,7 +32,7 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
         width - if narrow { 0.0 } else { 74.0 },
     );
     let (top, bottom) = (58.0, if narrow { 330.0 } else { 350.0 });
-    let mut canvas = Canvas::new(width, bottom + 56.0);
+    let mut canvas = Canvas::new(width, bottom + 68.0);
     let depth = Stretched::over(
         hulls
             .iter()
@@ -114,7 +114,7 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
         }
         let most = (column / if narrow { 5.6 } else { 6.4 }) as usize;
         let size = if narrow { 10.5 } else { 12.5 };
-        // Long labels take two lines on a phone.
+        // Long labels take several lines on a phone.
         let lines = broken(&hull.label, most);
         for (line, text) in lines.iter().enumerate() {
             canvas.text(
@@ -171,13 +171,21 @@ pub(crate) fn gauge(format: Format, hulls: &[Hull]) -> Result<Canvas, String> {
     Ok(canvas)
 }
 
-/// A label in at most two lines, broken at a space.
+/// A label in at most three lines, broken at spaces.
 fn broken(label: &str, most: usize) -> Vec<String> {
-    if label.chars().count() <= most {
-        return vec![label.to_owned()];
+    let mut lines: Vec<String> = Vec::new();
+    for word in label.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= most => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
     }
-    match label.split_once([' ', '-']) {
-        Some((first, second)) => vec![short(first, most), short(second, most)],
-        None => vec![short(label, most)],
+    if lines.len() > 3 {
+        lines.truncate(3);
+        lines[2].push('…');
     }
+    lines.iter().map(|line| short(line, most.max(4))).collect()
 }

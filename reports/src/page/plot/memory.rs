@@ -1,6 +1,7 @@
 //! Memory against the number of instances, with the fitted line.
 
 use super::distribution::plain;
+use super::forest::short;
 use super::{Anchor, Canvas, Decades, Format};
 use crate::format;
 use crate::page::theme::Ink;
@@ -22,7 +23,7 @@ pub(crate) struct Slope {
 pub(crate) fn memory(format: Format, slopes: &[&Slope]) -> Result<Canvas, String> {
     let width = format.width();
     let narrow = format.is_narrow();
-    let (left, right, top, bottom) = (64.0, width - if narrow { 14.0 } else { 190.0 }, 10.0, 280.0);
+    let (left, right, top, bottom) = (64.0, width - if narrow { 14.0 } else { 232.0 }, 10.0, 280.0);
     let legend = if narrow {
         slopes.len() as f64 * 18.0
     } else {
@@ -106,8 +107,8 @@ pub(crate) fn memory(format: Format, slopes: &[&Slope]) -> Result<Canvas, String
     for (place, (at, index)) in labels.into_iter().enumerate() {
         let slope = &slopes[index];
         let text = match slope.line {
-            Some(line) => format!("{}: {}", slope.label, format::bytes(line.slope)),
-            None => slope.label.clone(),
+            Some(line) => format!("{}: {}", short(&slope.label, 24), format::bytes(line.slope)),
+            None => short(&slope.label, 24),
         };
         if narrow {
             let at = bottom + 56.0 + place as f64 * 18.0;

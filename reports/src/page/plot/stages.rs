@@ -31,7 +31,14 @@ pub(crate) fn stages(format: Format, bars: &[&Bar]) -> Result<Canvas, String> {
     for (index, bar) in bars.iter().enumerate() {
         let top = index as f64 * row;
         let total: f64 = bar.segments.iter().map(|s| s.ns).sum();
-        canvas.bold(0.0, top + 10.0, &bar.label, 12.5, Ink::Text, Anchor::Start);
+        canvas.bold(
+            0.0,
+            top + 10.0,
+            &short(&bar.label, 40),
+            12.5,
+            Ink::Text,
+            Anchor::Start,
+        );
         canvas.text(
             width,
             top + 10.0,
