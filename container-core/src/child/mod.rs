@@ -11,6 +11,7 @@ pub(crate) mod report;
 mod root;
 
 use std::convert::Infallible;
+use std::ffi::CString;
 
 use self::report::{At, Failure, Message, Outcome, Step};
 use crate::plan::Plan;
@@ -34,6 +35,8 @@ pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan,
     /// The container's mount of its cgroups, when it asks for one.
     pub(crate) cgroups: &'a crate::cgroup::View,
+    /// Files by which this process enters its cgroups.
+    pub(crate) entrances: &'a [CString],
     /// This side of the socket.
     pub(crate) socket: Fd,
     /// A pidfd of the launcher.
@@ -47,6 +50,7 @@ pub(crate) struct Context<'a> {
 struct Setup<'a> {
     plan: &'a Plan,
     cgroups: &'a crate::cgroup::View,
+    entrances: &'a [CString],
     socket: Fd,
     own_program: (u64, u64),
     stdio: ChildStdio,
@@ -74,6 +78,7 @@ pub(crate) fn run(context: &Context<'_>) -> Infallible {
     let mut setup = Setup {
         plan: context.plan,
         cgroups: context.cgroups,
+        entrances: context.entrances,
         socket,
         own_program: context.own_program,
         stdio: context.stdio,
@@ -186,7 +191,7 @@ impl Setup<'_> {
         }
     }
 
-    /// Waits until the launcher has put this process into its cgroups and made its network namespace, and enters them.
+    /// Waits until the launcher has made the cgroups and the network namespace, and enters them.
     fn launcher(&mut self) -> Outcome<()> {
         if self.launcher_done {
             return Ok(());
@@ -195,6 +200,12 @@ impl Setup<'_> {
         if let Some(network) = self.wait().at(Step::Launcher)? {
             clone::setns(network, libc::CLONE_NEWNET).at(Step::NetworkNamespace)?;
             file::close(network);
+        }
+        for (index, entrance) in self.entrances.iter().enumerate() {
+            let file = file::openat(HERE, entrance, libc::O_WRONLY, 0)
+                .at_index(Step::CgroupEntrance, index)?;
+            file::write(file, b"0").at_index(Step::CgroupEntrance, index)?;
+            file::close(file);
         }
         if self.plan.namespaces.makes_cgroup() {
             clone::unshare(libc::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;

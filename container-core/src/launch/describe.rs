@@ -95,6 +95,7 @@ pub(super) fn failure(plan: &Plan, failure: Failure) -> Error {
         Step::MountTarget => format!("make the mount point {}", mount()),
         Step::Mount => format!("mount {}", mount()),
         Step::MountAttributes => format!("set the mount options of {}", mount()),
+        Step::CgroupEntrance => "enter the container's cgroups".to_owned(),
         Step::CgroupNamespace => "make a cgroup namespace".to_owned(),
         Step::CgroupMount => format!("mount the cgroups at {}", mount()),
         Step::NetworkNamespace => "enter the network namespace".to_owned(),

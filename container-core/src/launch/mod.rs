@@ -109,6 +109,13 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         Some(cgroup) => cgroup.view(),
         None => cgroup::View::default(),
     };
+    // In a user namespace the process may not: the launcher puts it there.
+    let enters = !plan.namespaces.has_user();
+    let entrances = cgroup
+        .as_ref()
+        .filter(|_| enters)
+        .map(Cgroup::entrances)
+        .unwrap_or_default();
     let mut stages = Vec::with_capacity(5);
 
     let [ours, theirs] =
@@ -135,7 +142,7 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         Stdio::Terminal { rows, columns } => (ChildStdio::Terminal { rows, columns }, None),
     };
 
-    // On version 2 the process is born in its cgroup; on version 1 it is put there while it makes its mounts.
+    // On version 2 the process is born in its cgroup; those of version 1 are made while it makes its mounts.
     let born_in = match &mut cgroup {
         Some(cgroup) => cgroup.make_unified()?,
         None => None,
@@ -143,6 +150,7 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
     let context = child::Context {
         plan: &plan,
         cgroups: &view,
+        entrances: &entrances,
         socket: theirs.as_raw_fd(),
         launcher: launcher.as_raw_fd(),
         own_program,
@@ -175,7 +183,7 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         set_oom_score_adj(pid, adjustment)?;
     }
     if let Some(cgroup) = &mut starting.cgroup {
-        cgroup.make_controllers(pid as u32)?;
+        cgroup.make_controllers((!enters).then_some(pid as u32))?;
         stages.push(Stage {
             name: "cgroup",
             at: sys::monotonic(),

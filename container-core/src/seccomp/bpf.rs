@@ -87,7 +87,7 @@ pub(super) fn run(program: &[sock_filter], audit: u32, number: u32, arguments: [
         ARCHITECTURE => audit,
         16..64 => {
             let argument = arguments[(offset as usize - 16) / 8];
-            if offset % 8 == 0 {
+            if offset.is_multiple_of(8) {
                 argument as u32
             } else {
                 (argument >> 32) as u32

@@ -1,4 +1,7 @@
 //! From rules to instructions.
+//!
+//! Programs are put together from their end, for jumps go forwards only: whatever an instruction jumps to is there
+//! already, and its distance is known.
 
 use libc::sock_filter;
 
@@ -14,53 +17,134 @@ const MAX_INSTRUCTIONS: usize = 4096;
 
 /// The program for a set of rules.
 pub(super) fn program(rules: &Rules) -> Result<Vec<sock_filter>> {
-    let mut program = vec![load(ARCHITECTURE)];
-    for table in &rules.tables {
-        let mut body = vec![load(NUMBER)];
-        tree(&mut body, &table.spans);
-        // Past the body when the architecture is another one.
-        program.push(if_equal(table.audit, 1, 0));
-        program.push(jump(body.len() as u32));
-        program.append(&mut body);
+    let mut program = Reversed::default();
+    let mut otherwise = program.answer(rules.wrong_architecture);
+    for table in rules.tables.iter().rev() {
+        let root = program.tree(&table.spans);
+        program.go_on_at(root);
+        let body = program.push(load(NUMBER));
+        otherwise = program.branch(body, otherwise, |body, otherwise| {
+            if_equal(table.audit, body, otherwise)
+        });
     }
-    program.push(answer(rules.wrong_architecture));
+    program.go_on_at(otherwise);
+    program.push(load(ARCHITECTURE));
+    let mut program = program.instructions;
     if program.len() > MAX_INSTRUCTIONS {
+        let length = program.len();
         return Err(Error::invalid(
             "linux.seccomp",
             format!(
-                "the profile takes {} instructions, and the kernel's bound is {MAX_INSTRUCTIONS}",
-                program.len()
+                "the profile takes {length} instructions, and the kernel's bound is {MAX_INSTRUCTIONS}"
             ),
         ));
     }
+    program.reverse();
     Ok(program)
 }
 
-/// Finds the span of the number in the accumulator by halving.
-fn tree(program: &mut Vec<sock_filter>, spans: &[Span]) {
-    match spans {
-        [] => {}
-        [span] => decide(program, &span.decision),
-        _ => {
-            let (low, high) = spans.split_at(spans.len() / 2);
-            let mut below = Vec::new();
-            tree(&mut below, low);
-            let first = high.first().map_or(0, |span| span.first);
-            match u8::try_from(below.len()) {
-                Ok(distance) => program.push(if_greater_or_equal(first, distance, 0)),
-                // A conditional jump reaches 255 instructions.
-                Err(_) => {
-                    program.push(if_greater_or_equal(first, 0, 1));
-                    program.push(jump(below.len() as u32));
-                }
+/// A place in a program that is there already, counted from the end of the program.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Label(usize);
+
+/// A program from its end.
+#[derive(Default)]
+struct Reversed {
+    instructions: Vec<sock_filter>,
+    /// The last place where each action is returned.
+    answers: Vec<(u32, Label)>,
+}
+
+impl Reversed {
+    fn push(&mut self, instruction: sock_filter) -> Label {
+        self.instructions.push(instruction);
+        Label(self.instructions.len() - 1)
+    }
+
+    /// How many instructions lie between the next one to be pushed, with `between` more before it, and a label.
+    fn distance(&self, to: Label, between: usize) -> usize {
+        self.instructions.len() + between - to.0 - 1
+    }
+
+    /// A label for the same that a conditional jump reaches, which has one byte for the distance.
+    fn near(&mut self, label: Label, between: usize) -> Label {
+        if self.distance(label, between) <= usize::from(u8::MAX) {
+            return label;
+        }
+        match self
+            .answers
+            .iter()
+            .find(|(_, known)| *known == label)
+            .map(|(action, _)| *action)
+        {
+            Some(action) => self.new_answer(action),
+            None => {
+                let distance = self.distance(label, 0) as u32;
+                self.push(jump(distance))
             }
-            program.append(&mut below);
-            tree(program, high);
+        }
+    }
+
+    fn new_answer(&mut self, action: u32) -> Label {
+        let label = self.push(answer(action));
+        self.answers.retain(|(known, _)| *known != action);
+        self.answers.push((action, label));
+        label
+    }
+
+    /// A place where an action is returned.
+    fn answer(&mut self, action: u32) -> Label {
+        match self
+            .answers
+            .iter()
+            .find(|(known, _)| *known == action)
+            .map(|(_, label)| *label)
+        {
+            Some(label) if self.distance(label, 1) <= usize::from(u8::MAX) => label,
+            _ => self.new_answer(action),
+        }
+    }
+
+    /// Makes a label the place where the program goes on after the next instruction to be pushed.
+    fn go_on_at(&mut self, label: Label) {
+        let distance = self.distance(label, 0) as u32;
+        if distance > 0 {
+            self.push(jump(distance));
+        }
+    }
+
+    /// A conditional jump to either label.
+    fn branch(&mut self, yes: Label, no: Label, make: impl FnOnce(u8, u8) -> sock_filter) -> Label {
+        // One instruction may have to come between, for the other label.
+        let yes = self.near(yes, 1);
+        let no = self.near(no, 0);
+        let instruction = make(self.distance(yes, 0) as u8, self.distance(no, 0) as u8);
+        self.push(instruction)
+    }
+
+    /// Finds the span of the number in the accumulator by halving.
+    fn tree(&mut self, spans: &[Span]) -> Label {
+        match spans {
+            [] => self.answer(0),
+            [span] if span.decision.cases.is_empty() => self.answer(span.decision.otherwise),
+            [span] => {
+                let body = decide(&span.decision);
+                self.instructions.extend(body.into_iter().rev());
+                Label(self.instructions.len() - 1)
+            }
+            _ => {
+                let (low, high) = spans.split_at(spans.len() / 2);
+                let first = high.first().map_or(0, |span| span.first);
+                let (high, low) = (self.tree(high), self.tree(low));
+                self.branch(high, low, |high, low| if_greater_or_equal(first, high, low))
+            }
         }
     }
 }
 
-fn decide(program: &mut Vec<sock_filter>, decision: &Decision) {
+/// The checks of a call's arguments, in their order.
+fn decide(decision: &Decision) -> Vec<sock_filter> {
+    let mut program = Vec::new();
     for Case { conditions, action } in &decision.cases {
         let mut body = Vec::new();
         let mut to_next = Vec::new();
@@ -74,15 +158,16 @@ fn decide(program: &mut Vec<sock_filter>, decision: &Decision) {
             let distance = (end - at - 1) as u8;
             if let Some(step) = body.get_mut(at) {
                 if when {
-                    step.jt = distance
+                    step.jt = distance;
                 } else {
-                    step.jf = distance
+                    step.jf = distance;
                 }
             }
         }
         program.append(&mut body);
     }
     program.push(answer(decision.otherwise));
+    program
 }
 
 /// A jump that leaves the case because a condition does not hold: where it is, and on which outcome it jumps.

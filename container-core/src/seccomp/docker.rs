@@ -229,7 +229,7 @@ mod tests {
             .chain(BY_CAPABILITY.iter().flat_map(|(_, names)| *names));
         for name in names {
             assert!(
-                super::super::syscalls::Call::named(name).is_some(),
+                super::super::syscalls::Call::named(name, &mut 0).is_some(),
                 "{name}"
             );
         }

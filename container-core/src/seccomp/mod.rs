@@ -8,6 +8,8 @@ mod compile;
 mod docker;
 mod rules;
 mod syscalls;
+#[cfg(test)]
+mod tests;
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
 
@@ -36,7 +38,7 @@ impl Filter {
 /// Compiles a profile for x86-64 and, where the profile lists them, i386 and x32.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
     Ok(Filter {
-        program: compile::program(&rules::Rules::new(profile)?)?,
+        program: compile::program(&rules::Rules::new(profile, kernel_has_x32())?)?,
         flags: flags(profile)?,
     })
 }
@@ -63,4 +65,11 @@ fn flags(profile: &LinuxSeccomp) -> Result<libc::c_ulong> {
                 }
             })
     })
+}
+
+/// Whether the running kernel has the x32 calls: most are built without them, or have them turned off.
+fn kernel_has_x32() -> bool {
+    let getpid = libc::SYS_getpid | libc::c_long::from(syscalls::X32_BIT);
+    // SAFETY: getpid(2) takes nothing and cannot fail; its x32 twin either is it or does not exist.
+    unsafe { libc::syscall(getpid) > 0 }
 }

@@ -162,7 +162,8 @@ fn cases(field: &str, rule: &LinuxSyscall, action: u32) -> Result<Vec<Case>> {
 }
 
 impl Rules {
-    pub(super) fn new(profile: &LinuxSeccomp) -> Result<Self> {
+    /// `x32` says whether the running kernel has that architecture.
+    pub(super) fn new(profile: &LinuxSeccomp, x32: bool) -> Result<Self> {
         if profile.listener_path().is_some() {
             return Err(Error::unsupported(
                 "linux.seccomp.listenerPath",
@@ -191,10 +192,13 @@ impl Rules {
                 .any(|listed| *listed == wanted)
         };
 
+        let with_x32 = x32 && listed(Arch::ScmpArchX32);
+        let with_i386 = listed(Arch::ScmpArchX86);
         let mut x86_64 = Builder::new(default);
         let mut i386 = Builder::new(default);
-        let mut x32 = Builder::new(default);
+        let mut x32_calls = Builder::new(default);
         let mut all_cases = Vec::new();
+        let mut hint = 0;
         for (index, rule) in profile.syscalls().iter().flatten().enumerate() {
             let field = format!("linux.seccomp.syscalls[{index}]");
             all_cases.push(cases(
@@ -204,28 +208,37 @@ impl Rules {
             )?);
             for name in rule.names() {
                 // A name that no architecture knows is of another one, or of a newer kernel: nothing can call it here.
-                let Some(call) = Call::named(name) else {
+                let Some(call) = Call::named(name, &mut hint) else {
                     continue;
                 };
                 x86_64.add(call.x86_64(), index);
-                i386.add(call.i386(), index);
-                x32.add(call.x32(), index);
+                if with_i386 {
+                    i386.add(call.i386(), index);
+                }
+                if with_x32 {
+                    x32_calls.add(call.x32(), index);
+                }
             }
         }
 
         let mut native = x86_64.spans(&all_cases, 0, newer);
-        if listed(Arch::ScmpArchX32) {
-            for span in x32.spans(&all_cases, X32_BIT, newer) {
+        if with_x32 {
+            for span in x32_calls.spans(&all_cases, X32_BIT, newer) {
                 push(&mut native, span.first, span.decision);
             }
+        } else if listed(Arch::ScmpArchX32) {
+            // What the kernel would say itself; half the filter is saved.
+            push(&mut native, X32_BIT, Decision::plain(NO_SUCH_CALL));
         } else {
             push(&mut native, X32_BIT, Decision::plain(WRONG_ARCHITECTURE));
         }
+        // A tracer that skips a call sets its number to -1: no reason to kill (libseccomp makes the same exception).
+        push(&mut native, u32::MAX, Decision::plain(default));
         let mut tables = vec![Table {
             audit: AUDIT_X86_64,
             spans: native,
         }];
-        if listed(Arch::ScmpArchX86) {
+        if with_i386 {
             tables.push(Table {
                 audit: AUDIT_I386,
                 spans: i386.spans(&all_cases, 0, newer),

@@ -64,6 +64,10 @@ pub(crate) unsafe fn clone3(
     let pid =
         check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
     if pid == 0 {
+        #[expect(
+            unreachable_code,
+            reason = "the match has no arms because `run` does not return"
+        )]
         match run() {}
     }
     // SAFETY: the kernel has made the descriptor for this process.

@@ -56,8 +56,8 @@ pub(crate) fn send(socket: Fd, bytes: &[u8], descriptor: Option<Fd>) -> Result<(
     }
     loop {
         // SAFETY: the message points at buffers that live to the end of this function.
-        match check(unsafe { libc::sendmsg(socket, &message, libc::MSG_NOSIGNAL) } as libc::c_long)
-        {
+        let sent = unsafe { libc::sendmsg(socket, &message, libc::MSG_NOSIGNAL) };
+        match check(sent as libc::c_long) {
             Err(Errno(libc::EINTR)) => {}
             other => return other.map(drop),
         }
@@ -79,9 +79,8 @@ pub(crate) fn receive(socket: Fd, into: &mut [u8]) -> Result<(usize, Option<Fd>)
     message.msg_controllen = control_space();
     let length = loop {
         // SAFETY: the message points at buffers that live to the end of this function.
-        match check(
-            unsafe { libc::recvmsg(socket, &mut message, libc::MSG_CMSG_CLOEXEC) } as libc::c_long,
-        ) {
+        let received = unsafe { libc::recvmsg(socket, &mut message, libc::MSG_CMSG_CLOEXEC) };
+        match check(received as libc::c_long) {
             Err(Errno(libc::EINTR)) => {}
             other => break other? as usize,
         }
