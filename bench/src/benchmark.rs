@@ -1,6 +1,6 @@
 //! One benchmark in criterion's hands.
 
-use criterion::{Criterion, SamplingMode};
+use criterion::{BenchmarkGroup, SamplingMode};
 
 use crate::harness::Harness;
 use crate::outcome;
@@ -41,16 +41,15 @@ impl Ratios {
     }
 }
 
-/// Runs the benchmark `(group, name)` under criterion. `prepare` is called at the first iteration, so never for one that the
+/// Runs the benchmark `name` of a group under criterion. `prepare` is called at the first iteration, so never for one that the
 /// filter leaves out; without a harness nothing is measured, names are only listed.
 pub(crate) fn run<R: Rounds>(
-    criterion: &mut Criterion<Ratio>,
-    (group, name): (&str, &str),
+    group: &mut BenchmarkGroup<'_, Ratio>,
+    name: &str,
     harness: &mut Option<Harness>,
     prepare: impl Fn(&mut Harness) -> R,
 ) {
     let mut rounds: Option<R> = None;
-    let mut group = criterion.benchmark_group(group);
     group.sampling_mode(SamplingMode::Flat);
     group.bench_function(name, |bencher| {
         let Some(harness) = harness.as_mut() else {
@@ -75,7 +74,6 @@ pub(crate) fn run<R: Rounds>(
             sum
         });
     });
-    group.finish();
     if let (Some(mut rounds), Some(harness)) = (rounds, harness) {
         rounds.finish(harness);
         outcome::keep(harness);

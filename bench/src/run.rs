@@ -64,19 +64,28 @@ fn run(line: &CommandLine) -> Result<()> {
         .warm_up_time(Duration::from_nanos(1))
         .measurement_time(plan.measurement)
         .configure_from_args();
-    for work in &works {
-        benchmark::run(&mut criterion, work.bench, &mut harness, |harness| {
-            Steady::prepare(harness, work.clone(), plan.measurement)
-        });
+    // One group of criterion's for each family, in the order of the suite.
+    for family in works.chunk_by(|one, next| one.bench.0 == next.bench.0) {
+        let mut group = criterion.benchmark_group(family[0].bench.0);
+        for work in family {
+            benchmark::run(&mut group, work.bench.1, &mut harness, |harness| {
+                Steady::prepare(harness, work.clone(), plan.measurement)
+            });
+        }
     }
-    benchmark::run(&mut criterion, IDLE, &mut harness, |harness| {
-        Idle::prepare(harness, plan.measurement)
-    });
-    for (bench, condition) in STARTS {
-        benchmark::run(&mut criterion, bench, &mut harness, |harness| {
+    benchmark::run(
+        &mut criterion.benchmark_group(IDLE.0),
+        IDLE.1,
+        &mut harness,
+        |harness| Idle::prepare(harness, plan.measurement),
+    );
+    let mut group = criterion.benchmark_group(STARTS[0].0.0);
+    for ((_, name), condition) in STARTS {
+        benchmark::run(&mut group, name, &mut harness, |harness| {
             Starts::prepare(harness, condition, plan.measurement)
         });
     }
+    group.finish();
     criterion.final_summary();
     match &mut harness {
         Some(harness) => outcome::finish(harness, Completeness::Complete),
@@ -266,7 +275,8 @@ fn announce(plan: &Plan, candidates: &[Candidate], benches: u32, measure: bool) 
     }
     if measure {
         eprintln!(
-            "plan {}: {benches} benchmarks, at most {} (PLIMSOLL_PLAN=quick|default|full). Criterion's lines show how many              times native's time the container takes; the report has every arm.",
+            "plan {}: {benches} benchmarks, at most {} (PLIMSOLL_PLAN=quick|default|full). Criterion's lines show how many \
+             times native's time the container takes; the report has every arm.",
             plan.name,
             clock::words(plan.run)
         );
@@ -276,17 +286,21 @@ fn announce(plan: &Plan, candidates: &[Candidate], benches: u32, measure: bool) 
 fn notes(limits: Limits, images: &Images) -> Vec<String> {
     vec![
         format!(
-            "Resident arms have {} CPUs and {} MiB of memory each: the native ones by a cgroup of the harness, the others by              --cpus and -m. No arm is pinned to a CPU.",
+            "Resident arms have {} CPUs and {} MiB of memory each: the native ones by a cgroup of the harness, the others by \
+             --cpus and -m. No arm is pinned to a CPU.",
             limits.cpus,
             limits.memory >> 20
         ),
         format!(
-            "Steady work runs in {}, which is {} with one file of 16 MiB added. Starts run {} without limits, as a user              types it; a VM then has its default size.",
+            "Steady work runs in {}, which is {} with one file of 16 MiB added. Starts run {} without limits, as a user \
+             types it; a VM then has its default size.",
             images.data.name, images.base.name, images.base.name
         ),
-        "Cold starts find nothing of the image in the page cache (checked with mincore); the launcher and the guest kernel          stay in it."
+        "Cold starts find nothing of the image in the page cache (checked with mincore); the launcher and the guest kernel \
+         stay in it."
             .to_owned(),
-        "The workload is one static file of baseline x86-64 code with memory functions of its own, so no arm chooses an          instruction set at run time."
+        "The workload is one static file of baseline x86-64 code with memory functions of its own, so no arm chooses an \
+         instruction set at run time."
             .to_owned(),
     ]
 }

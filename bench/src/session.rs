@@ -9,8 +9,6 @@ use crate::launch::{Running, Trouble};
 
 /// An answer longer than this is garbage.
 const LONGEST_ANSWER: usize = 64 * 1024;
-/// A ping a few times over, to learn what the way there and back takes.
-const PINGS: usize = 10;
 /// How far the instance's clock may be from the host's (measurement.md).
 const CLOCK_TOLERANCE: f64 = 0.01;
 /// How long ending an instance by end of input may take before it is pressed.
@@ -23,10 +21,31 @@ pub(crate) struct Answer {
     pub(crate) elapsed: u64,
     /// What the work came to.
     pub(crate) checksum: String,
-    /// From reading the request to writing the answer by the instance's clock, nanoseconds.
-    pub(crate) total: u64,
+    /// When the request had been read, by the instance's clock.
+    received: u64,
+    /// When the answer was about to be written, by the instance's clock.
+    answered: u64,
+    /// When the request was sent, by the host's clock.
+    sent: u64,
+    /// When the answer had been read, by the host's clock.
+    arrived: u64,
+}
+
+impl Answer {
     /// From sending the request to receiving the answer by the host's clock, nanoseconds.
-    pub(crate) host: u64,
+    pub(crate) fn host(&self) -> u64 {
+        self.arrived - self.sent
+    }
+
+    /// The most that the instance's clock can be ahead of the host's: the request was read after it was sent.
+    fn most_ahead(&self) -> i128 {
+        i128::from(self.received) - i128::from(self.sent)
+    }
+
+    /// The least that it can be ahead: the answer was written before it arrived.
+    fn least_ahead(&self) -> i128 {
+        i128::from(self.answered) - i128::from(self.arrived)
+    }
 }
 
 /// A resident workload in a running instance.
@@ -34,19 +53,16 @@ pub(crate) struct Answer {
 pub(crate) struct Session {
     running: Running,
     unread: Vec<u8>,
-    /// The longest way there and back that was seen, nanoseconds.
-    transport: u64,
     /// From the spawn until it said it was ready, nanoseconds.
     pub(crate) ready_after: u64,
 }
 
 impl Session {
-    /// Waits for `ready` and learns the transport's delay.
+    /// Waits for `ready`, and sees that requests are answered.
     pub(crate) fn begin(running: Running, limit: Duration) -> Result<Self, Trouble> {
         let mut session = Self {
             running,
             unread: Vec::new(),
-            transport: 0,
             ready_after: 0,
         };
         let spawned = session.running.spawned;
@@ -57,12 +73,7 @@ impl Session {
             )));
         }
         session.ready_after = clock::now() - spawned;
-        for _ in 0..PINGS {
-            let answer = session.ask("ping 1", limit)?;
-            session.transport = session
-                .transport
-                .max(answer.host.saturating_sub(answer.total));
-        }
+        session.ask("ping 1", limit)?;
         Ok(session)
     }
 
@@ -70,8 +81,9 @@ impl Session {
     pub(crate) fn ask(&mut self, request: &str, limit: Duration) -> Result<Answer, Trouble> {
         let sent = clock::now();
         let line = self.exchange(request, limit)?;
-        let host = clock::now() - sent;
-        parse(&line, host).map_err(|problem| Trouble::Answer(format!("{request}: {problem}")))
+        let arrived = clock::now();
+        parse(&line, sent, arrived)
+            .map_err(|problem| Trouble::Answer(format!("{request}: {problem}")))
     }
 
     /// The text of a file in the instance.
@@ -117,10 +129,18 @@ impl Session {
         }
     }
 
-    /// Why an answer's clock is not to be believed, if it is not: its total must be the host's bracket, less at most the
-    /// transport's delay, within 1 %.
-    pub(crate) fn clock_fault(&self, answer: &Answer) -> Option<String> {
-        clock_fault(answer, self.transport)
+    /// Sends a request between two pings, and says with its answer why the instance's clock is not to be believed, if it
+    /// is not.
+    pub(crate) fn ask_by_the_clock(
+        &mut self,
+        request: &str,
+        limit: Duration,
+    ) -> Result<(Answer, Option<String>), Trouble> {
+        let before = self.ask("ping 1", limit)?;
+        let answer = self.ask(request, limit)?;
+        let after = self.ask("ping 1", limit)?;
+        let fault = clock_fault(&before, &answer, &after);
+        Ok((answer, fault))
     }
 
     /// The launcher's process.
@@ -135,40 +155,54 @@ impl Session {
     }
 }
 
-fn clock_fault(answer: &Answer, transport: u64) -> Option<String> {
-    if answer.elapsed > answer.total {
+/// Compares the instance's clock with the host's across an answer. Each exchange bounds how far the one is ahead of the
+/// other, more closely the quicker it was. A clock that runs as it should is ahead by the same before and after; the
+/// bounds of the pings must allow that, within 1 % of the time between. A slow transport only makes the bounds wider: it
+/// never voids a sample by itself.
+fn clock_fault(before: &Answer, answer: &Answer, after: &Answer) -> Option<String> {
+    if answer.answered < answer.received
+        || u128::from(answer.elapsed) > u128::from(answer.answered - answer.received)
+    {
         return Some("the instance's clock ran backwards".to_owned());
     }
-    let host = answer.host as f64;
-    let difference = host - answer.total as f64;
-    let tolerance = host * CLOCK_TOLERANCE;
-    // The way there and back takes its time, once more than seen at most; it never takes less than none.
-    let behind = difference > tolerance + 2.0 * transport as f64;
-    let ahead = difference < -tolerance;
-    (behind || ahead).then(|| {
+    let tolerance = (answer.host() as f64 * CLOCK_TOLERANCE) as i128;
+    let lost = before.least_ahead() - after.most_ahead();
+    let gained =
+        (after.least_ahead() - before.most_ahead()).max(answer.least_ahead() - answer.most_ahead());
+    let of = clock::words_ns(answer.host());
+    let words = |nanoseconds: i128| clock::words_ns(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+    if lost > tolerance {
+        return Some(format!(
+            "the instance's clock lost {} of {of} against the host's",
+            words(lost)
+        ));
+    }
+    (gained > tolerance).then(|| {
         format!(
-            "the instance's clock says {} where the host's says {}",
-            clock::words_ns(answer.total),
-            clock::words_ns(answer.host)
+            "the instance's clock gained {} in {of} against the host's",
+            words(gained)
         )
     })
 }
 
-fn parse(line: &str, host: u64) -> Result<Answer, String> {
+fn parse(line: &str, sent: u64, arrived: u64) -> Result<Answer, String> {
     if let Some(message) = line.strip_prefix("error ") {
         return Err(message.to_owned());
     }
     let words: Vec<&str> = line.split(' ').collect();
-    if let ["ok", elapsed, checksum, total] = words.as_slice()
-        && let (Ok(elapsed), Ok(total)) = (elapsed.parse(), total.parse())
+    if let ["ok", elapsed, checksum, received, answered] = words.as_slice()
+        && let (Ok(elapsed), Ok(received), Ok(answered)) =
+            (elapsed.parse(), received.parse(), answered.parse())
         && checksum.len() == 16
         && checksum.bytes().all(|byte| byte.is_ascii_hexdigit())
     {
         return Ok(Answer {
             elapsed,
             checksum: (*checksum).to_owned(),
-            total,
-            host,
+            received,
+            answered,
+            sent,
+            arrived,
         });
     }
     let shown: String = line.chars().take(80).collect();
@@ -183,51 +217,66 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
     const MS: u64 = 1_000_000;
 
-    fn answer(total: u64, host: u64) -> Answer {
+    /// An exchange of which the way there and the way back take `way` each, in an instance whose clock is at `ahead`.
+    fn exchange(sent: u64, way: u64, takes: u64, ahead: i64) -> Answer {
+        let inside = |host: u64| host.saturating_add_signed(ahead);
+        let (received, arrived) = (sent + way, sent + way + takes + way);
         Answer {
-            elapsed: total,
+            elapsed: takes,
             checksum: "0".repeat(16),
-            total,
-            host,
+            received: inside(received),
+            answered: inside(received + takes),
+            sent,
+            arrived,
+        }
+    }
+
+    const FAR: i64 = 3_000_000_000;
+
+    #[test]
+    fn a_true_clock_is_believed_however_slow_the_transport() {
+        for way in [MS / 100, MS, 50 * MS] {
+            let before = exchange(1000 * MS, MS / 100, 0, FAR);
+            let answer = exchange(1010 * MS, way, 100 * MS, FAR);
+            let after = exchange(1300 * MS, way, 0, FAR);
+            assert_eq!(clock_fault(&before, &answer, &after), None, "{way}");
         }
     }
 
     #[test]
-    fn a_clock_within_one_per_cent_and_the_transport_is_believed() {
-        assert_eq!(clock_fault(&answer(100 * MS, 100 * MS + MS / 2), MS), None);
-        assert_eq!(clock_fault(&answer(100 * MS, 102 * MS), MS), None);
-    }
-
-    #[test]
     fn a_clock_that_is_slow_or_fast_voids_the_sample() {
-        assert!(clock_fault(&answer(90 * MS, 100 * MS), MS).is_some());
-        assert!(clock_fault(&answer(102 * MS, 100 * MS), MS).is_some());
-        let mut backwards = answer(10, 20);
-        backwards.elapsed = 11;
-        assert!(clock_fault(&backwards, MS).is_some());
+        // It loses or gains 2 ms of 100.
+        for (change, word) in [(-2 * MS as i64, "lost"), (2 * MS as i64, "gained")] {
+            let before = exchange(1000 * MS, MS / 10, 0, FAR);
+            let mut answer = exchange(1001 * MS, MS / 10, 100 * MS, FAR);
+            answer.answered = answer.answered.saturating_add_signed(change);
+            answer.elapsed = answer.elapsed.saturating_add_signed(change);
+            let after = exchange(1102 * MS, MS / 10, 0, FAR + change);
+            let fault = clock_fault(&before, &answer, &after).unwrap();
+            assert!(fault.contains(word), "{fault}");
+        }
+        let ping = exchange(1000 * MS, MS, 0, 0);
+        let mut backwards = exchange(1000 * MS, MS, MS, 0);
+        backwards.answered = backwards.received - 1;
+        assert!(clock_fault(&ping, &backwards, &ping).is_some());
     }
 
     #[test]
     fn answers_are_parsed_and_garbage_is_not() {
-        let line = "ok 12 00000000000000ab 15";
+        let answer = parse("ok 12 00000000000000ab 15 30", 10, 40).unwrap();
         assert_eq!(
-            parse(line, 20),
-            Ok(Answer {
-                elapsed: 12,
-                checksum: "00000000000000ab".into(),
-                total: 15,
-                host: 20
-            })
+            (answer.elapsed, answer.host(), answer.checksum.as_str()),
+            (12, 30, "00000000000000ab")
         );
-        assert_eq!(parse("error no memory", 1), Err("no memory".to_owned()));
+        assert_eq!(parse("error no memory", 1, 2), Err("no memory".to_owned()));
         for garbage in [
             "",
             "ok",
-            "ok 1 2 3",
-            "ok x 00000000000000ab 15",
+            "ok 1 2 3 4",
+            "ok x 00000000000000ab 15 30",
             "Segmentation fault",
         ] {
-            assert!(parse(garbage, 1).is_err(), "{garbage}");
+            assert!(parse(garbage, 1, 2).is_err(), "{garbage}");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::harness::{Harness, sample};
 use crate::launch::Trouble;
 use crate::order;
 use crate::plan::{Allowance, Budget, ROUNDS_FOR_A_VERDICT};
-use crate::session::Session;
+use crate::session::Answer;
 use crate::suite::Work;
 
 /// One benchmark of steady work while it runs.
@@ -195,17 +195,24 @@ impl Steady {
             let answer = ask(harness, n)?;
             let each = (answer.elapsed / n).max(1);
             let wanted = (target / each).max(1);
-            let cost = Duration::from_nanos(answer.host);
+            let cost = Duration::from_nanos(answer.host());
             if wanted <= n.saturating_mul(2) {
                 // One that is far too long already is not repeated for the sake of warmth.
                 if wanted > 1 || answer.elapsed < target * 4 {
                     let answer = ask(harness, wanted)?;
-                    return Ok((wanted, Duration::from_nanos(answer.host)));
+                    return Ok((wanted, Duration::from_nanos(answer.host())));
                 }
                 return Ok((1, cost));
             }
             n = wanted.min(n.saturating_mul(50));
         }
+    }
+
+    fn request(&self, harness: &Harness, seat: usize, iterations: u64) -> Result<String, Trouble> {
+        let places = harness.seats[seat].places();
+        let places =
+            places.ok_or_else(|| Trouble::Answer("it runs no resident workload".to_owned()))?;
+        Ok(self.work.request(iterations, &places, harness.sizes))
     }
 
     fn ask(
@@ -214,17 +221,12 @@ impl Steady {
         seat: usize,
         iterations: u64,
         limit: Duration,
-    ) -> Result<crate::session::Answer, Trouble> {
-        let sizes = harness.sizes;
-        let seat = &mut harness.seats[seat];
-        let places = seat
-            .places()
-            .ok_or_else(|| Trouble::Answer("it runs no resident workload".to_owned()))?;
-        let request = self.work.request(iterations, &places, sizes);
-        match seat.session() {
-            Some(session) => session.ask(&request, limit),
-            None => Err(Trouble::Answer("its instance has gone".to_owned())),
-        }
+    ) -> Result<Answer, Trouble> {
+        let request = self.request(harness, seat, iterations)?;
+        harness.seats[seat]
+            .session()
+            .ok_or_else(gone)?
+            .ask(&request, limit)
     }
 
     /// Arms of about the same speed get the same number of iterations, so that what a request costs beside its iterations
@@ -277,7 +279,9 @@ impl Steady {
         // A sample has been seen to fit; one that takes three times what is left has gone wrong.
         let limit = self.parts[at].budget.left() * 3 + harness.plan.patience;
         let begun = clock::now();
-        let answer = self.ask(harness, seat, iterations, limit)?;
+        let request = self.request(harness, seat, iterations)?;
+        let session = harness.seats[seat].session().ok_or_else(gone)?;
+        let (answer, clock_fault) = session.ask_by_the_clock(&request, limit)?;
         self.parts[at]
             .budget
             .spend(Duration::from_nanos(clock::now() - begun));
@@ -289,14 +293,11 @@ impl Steady {
                 answer.checksum
             )
         });
-        let clock_fault = harness.seats[seat]
-            .session()
-            .and_then(|session: &mut Session| session.clock_fault(&answer));
         let mut taken = sample(harness.seats[seat].id(), harness.seats[seat].instance());
         taken.value = self.work.value(iterations, answer.elapsed, harness.sizes);
         taken.iterations = Some(iterations);
         taken.elapsed_ns = Some(answer.elapsed);
-        taken.host_ns = Some(answer.host);
+        taken.host_ns = Some(answer.host());
         taken.void = wrong.or(clock_fault);
         if taken.value.is_none() && taken.void.is_none() {
             taken.void = Some("it took no time at all".to_owned());
@@ -399,6 +400,10 @@ impl Rounds for Steady {
             harness.seats[part.seat].serve();
         }
     }
+}
+
+fn gone() -> Trouble {
+    Trouble::Answer("its instance has gone".to_owned())
 }
 
 impl Part {

@@ -249,7 +249,7 @@ fn an_arm_that_is_too_slow_is_cut_off_and_the_others_go_on() {
     // Answers pings and the set-up, then never again.
     hanging.script = Some(
         "echo ready; while read name n rest; do \
-           if [ $name = ping ] || [ $n = 0 ]; then echo ok 0 0000000000000000 1000; else sleep 100; fi; done",
+           if [ $name = ping ] || [ $n = 0 ]; then echo ok 0 0000000000000000 1000 1000; else sleep 100; fi; done",
     );
     let arms = vec![arm(arm_id::NATIVE, ArmKind::Native, &program, ""), hanging];
     let mut harness = harness(arms, program.directory.path());
@@ -284,7 +284,7 @@ fn wrong_results_and_wrong_clocks_void_samples() {
     let program = Program::new();
     let mut wrong = arm(arm_id::CONTAINER, ArmKind::Container, &program, "");
     wrong.script = Some(
-        "echo ready; while read name n rest; do echo ok 20000000 00000000deadbeef 20000000; done",
+        "echo ready; while read name n rest; do echo ok 20000000 00000000deadbeef 0 20000000; done",
     );
     let arms = vec![arm(arm_id::NATIVE, ArmKind::Native, &program, ""), wrong];
     let mut harness = harness(arms, program.directory.path());
@@ -310,7 +310,7 @@ fn wrong_results_and_wrong_clocks_void_samples() {
     let mut harness = {
         let mut fast = arm(arm_id::CONTAINER, ArmKind::Container, &program, "");
         fast.script = Some(
-            "echo ready; while read name n rest; do echo ok 20000000 0000000000000000 20000000; done",
+            "echo ready; while read name n rest; do echo ok 20000000 0000000000000000 0 20000000; done",
         );
         let arms = vec![arm(arm_id::NATIVE, ArmKind::Native, &program, ""), fast];
         self::harness(arms, program.directory.path())
