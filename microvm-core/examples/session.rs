@@ -18,16 +18,18 @@ use guest_protocol::{Extent, GuestConfig, ImageDisk, Process, WindowSize};
 use microvm_core::session::{Options, Session, Stdio};
 use microvm_core::{Accelerator, Request, VmConfig, choose, launch, monotonic_now};
 
-const USAGE: &str = "usage: session [--accel auto|kvm|tcg|qemu-kvm] [--kernel FILE] [--append WORDS] [--image EROFS]... \
-                     [--writable EXT4] [--cpus N] [--tty] [--times] -- COMMAND [ARGUMENT]...";
+const USAGE: &str = "usage: session [--accel auto|kvm|tcg|qemu-kvm] [--kernel FILE] [--initramfs FILE] [--append WORDS] [--image EROFS]... \
+                     [--writable EXT4] [--cpus N] [--limit SECONDS] [--tty] [--times] -- COMMAND [ARGUMENT]...";
 
 struct Arguments {
     request: Request,
     kernel: PathBuf,
+    initramfs: Option<PathBuf>,
     append: String,
     images: Vec<PathBuf>,
     writable: Option<PathBuf>,
     cpus: u8,
+    limit: u64,
     tty: bool,
     times: bool,
     command: Vec<String>,
@@ -37,10 +39,12 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
     let mut parsed = Arguments {
         request: Request::Auto,
         kernel: "/var/cache/plimsoll/kernels/current/vmlinux".into(),
+        initramfs: None,
         append: String::new(),
         images: Vec::new(),
         writable: None,
         cpus: 1,
+        limit: 120,
         tty: false,
         times: false,
         command: Vec::new(),
@@ -55,10 +59,12 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
         match word.as_str() {
             "--accel" => parsed.request = value()?.parse()?,
             "--kernel" => parsed.kernel = value()?.into(),
+            "--initramfs" => parsed.initramfs = Some(value()?.into()),
             "--append" => parsed.append = value()?,
             "--image" => parsed.images.push(value()?.into()),
             "--writable" => parsed.writable = Some(value()?.into()),
             "--cpus" => parsed.cpus = value()?.parse()?,
+            "--limit" => parsed.limit = value()?.parse()?,
             "--tty" => parsed.tty = true,
             "--times" => parsed.times = true,
             "--" => {
@@ -109,7 +115,10 @@ fn in_folder(
     begun: u64,
 ) -> Result<u8, Box<dyn Error>> {
     let initramfs = folder.join("initramfs");
-    fs::write(&initramfs, guest_artifacts::initramfs())?;
+    match &arguments.initramfs {
+        Some(other) => drop(fs::copy(other, &initramfs)?),
+        None => fs::write(&initramfs, guest_artifacts::initramfs())?,
+    }
     let console = OpenOptions::new()
         .read(true)
         .append(true)
@@ -122,7 +131,7 @@ fn in_folder(
     config.extra_cmdline.clone_from(&arguments.append);
     let mut vm = launch(accelerator, &config)?;
     let early: Vec<_> = vm.stages().to_vec();
-    let mut options = Options::new(Duration::from_secs(120));
+    let mut options = Options::new(Duration::from_secs(arguments.limit));
     options.console = Some(&console);
     let mut session = Session::connect(&mut vm, options)?;
     session.start(GuestConfig {
@@ -175,6 +184,7 @@ fn in_folder(
         eprintln!("{:>18} {:9.1} ms", "exit", millis(monotonic_now()));
         eprintln!("{exit:?}");
     }
+    // The agent has told the exit once everything was on the disk, so nothing is lost by not waiting for its reset.
     vm.kill()?;
     Ok(exit.code())
 }

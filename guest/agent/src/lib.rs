@@ -9,7 +9,7 @@
 //! makes 34 system calls before its first line; this is a tenth of that and makes none), forks without copying, and asks
 //! the kernel for nothing twice.
 //!
-//! **Invariants.** It is one thread, so that `unsafe` has little to be wrong about. It never blocks but in [`poll`](sys) and,
+//! **Invariants.** It is one thread, so that `unsafe` has little to be wrong about. It never blocks but in poll(2) and,
 //! on its way out, on its last message. It trusts the host, not the image: paths below the image's root are resolved after
 //! it has become the agent's own root.
 #![no_std]

@@ -51,8 +51,8 @@ fn concatenated(paths: &[std::path::PathBuf], passed: &mut Passed) -> Result<Val
     }))
 }
 
-/// A VMDK descriptor. The extents are called writable, since QEMU passes over those that are not; the disk is not, and neither
-/// are the descriptors behind the names. No line is empty: QEMU would read the extent after it twice.
+/// A VMDK descriptor. The extents are called writable, since QEMU passes over those that are not; neither the disk nor the
+/// descriptors behind the names are. No line is empty: QEMU would read the extent after it twice.
 fn descriptor(extents: &[(u64, String)]) -> String {
     let mut text = String::from(
         "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\n",

@@ -24,7 +24,8 @@ impl Ending for Said {
     }
 }
 
-/// A machine whose monitor sleeps, and the guest's end of its control channel.
+/// A machine with this program as its monitor, and the guest's end of its control channel.
+#[expect(clippy::zombie_processes, reason = "the machine reaps its monitor")]
 fn machine(program: &[&str]) -> (MicroVm, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let child = Command::new(program[0])
