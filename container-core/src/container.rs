@@ -171,19 +171,26 @@ impl Container {
     /// Lets go of everything the container had in the kernel: kills what still runs, removes its cgroups, takes its
     /// namespaces down.
     pub fn release(mut self, teardown: Teardown) -> Result<()> {
-        let removed = self.end();
-        let mounts = self.mounts.take();
-        if let (Some(mounts), Teardown::Leave) = (mounts, teardown) {
-            teardown::leave(mounts);
-        }
+        self.kill_and_wait()?;
+        // It starts while the cgroups are removed.
+        let lingering = match (self.mounts.take(), teardown) {
+            (Some(mounts), Teardown::Leave) => teardown::leave(mounts),
+            _ => None,
+        };
+        let removed = self.remove_cgroup();
+        drop(lingering);
         removed
     }
 
-    fn end(&mut self) -> Result<()> {
+    fn kill_and_wait(&mut self) -> Result<()> {
         if self.exit.is_none() {
             self.signal(libc::SIGKILL)?;
             self.wait()?;
         }
+        Ok(())
+    }
+
+    fn remove_cgroup(&mut self) -> Result<()> {
         match self.cgroup.take() {
             Some(cgroup) => Ok(cgroup.remove()?),
             None => Ok(()),
@@ -193,7 +200,8 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // An error has nowhere to go here; `release` is for those who want it.
-        let _ = self.end();
+        // Errors have nowhere to go here; `release` is for those who want them.
+        let _ = self.kill_and_wait();
+        let _ = self.remove_cgroup();
     }
 }

@@ -5,32 +5,38 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use crate::sys::{self, clone, file, process};
 
+/// A process that takes a namespace down. Dropping this waits until it has let go of this process's descriptors.
+pub(crate) struct Lingering {
+    told: OwnedFd,
+}
+
 /// Has a process of its own take a namespace down.
 ///
 /// The last reference to a mount namespace pays for its end. The process made here holds nothing but that reference,
-/// and drops it by ending. It has let go of every other descriptor when this returns, so that a reader of this
-/// process's output does not wait for it. Where no process can be made, the caller pays.
-pub(crate) fn leave(namespace: OwnedFd) {
+/// and drops it by ending. It lets go of every other descriptor first, so that a reader of this process's output does
+/// not wait for it. `None`: no process could be made, and the caller has paid.
+pub(crate) fn leave(namespace: OwnedFd) -> Option<Lingering> {
     let mut ends = [-1; 2];
     // SAFETY: the array holds the two descriptors the call writes.
-    if sys::check_int(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }).is_err() {
-        return;
-    }
+    sys::check_int(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }).ok()?;
     // SAFETY: the call above made both descriptors, and nobody else knows them.
-    let [read, write] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
-    // A signal to the launcher's group must not reach the copy before it is rid of the launcher's terminal.
+    let [told, tells] = ends.map(|end| unsafe { OwnedFd::from_raw_fd(end) });
+    // A signal to the launcher's group must not reach the copy before it has left the group.
     let mask = process::block_signals();
     // SAFETY: the child calls functions of `sys` only, which neither allocate nor lock.
     let child = unsafe {
         clone::clone3(0, None, 0, || {
-            linger(namespace.as_raw_fd(), write.as_raw_fd())
+            linger(namespace.as_raw_fd(), tells.as_raw_fd())
         })
     };
     process::restore_signals(&mask);
-    drop(write);
-    if child.is_ok() {
-        // One byte when the child has let go, or the end of the pipe when it has died.
-        let _ = file::read(read.as_raw_fd(), &mut [0]);
+    child.ok().map(|_| Lingering { told })
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        // One byte when the process has let go, or the end of the pipe when it has died.
+        let _ = file::read(self.told.as_raw_fd(), &mut [0]);
     }
 }
 

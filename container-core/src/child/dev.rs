@@ -35,6 +35,9 @@ impl Setup<'_> {
 
     /// Makes the devices and links that every container has.
     pub(super) fn make_default_devices(&self) -> Outcome<()> {
+        if !self.plan.own_dev {
+            return Ok(());
+        }
         let dev = self.open_dev().at(Step::DefaultDevice)?;
         for (index, device) in DEFAULT_DEVICES.iter().enumerate() {
             let made = if self.plan.namespaces.has_user() {

@@ -74,8 +74,7 @@ impl Setup<'_> {
         // the call, for nothing of the container runs yet.
         self.refuse_own_program()?;
 
-        if let Some(capabilities) = &plan.capabilities {
-            self.bound(capabilities)?;
+        if plan.capabilities.is_some() {
             credentials::keep_capabilities().at(Step::Capabilities)?;
         }
         credentials::set_groups(&plan.groups).at(Step::Groups)?;
@@ -120,8 +119,12 @@ impl Setup<'_> {
         }
     }
 
-    /// Takes everything out of the bounding set that the specification does not name.
-    fn bound(&self, plan: &CapabilityPlan) -> Outcome<()> {
+    /// Takes everything out of the bounding set that the specification does not name. What the process holds itself
+    /// stays with it.
+    pub(super) fn bound(&self) -> Outcome<()> {
+        let Some(plan) = &self.plan.process.capabilities else {
+            return Ok(());
+        };
         for number in 0..CAPABILITY_BITS {
             if plan.bounding & (1 << number) != 0 {
                 continue;

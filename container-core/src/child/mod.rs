@@ -56,8 +56,9 @@ struct Setup<'a> {
     stdio: ChildStdio,
     /// The container's root directory, once it is mounted.
     root: Fd,
-    /// The launcher has done its part: cgroups and network namespace.
-    launcher_done: bool,
+    /// What masked paths are hidden with, once it is known: an empty directory, and the null device.
+    empty: Option<Fd>,
+    null: Option<Fd>,
     rootfs_at: u64,
     network_at: u64,
 }
@@ -83,7 +84,8 @@ pub(crate) fn run(context: &Context<'_>) -> Infallible {
         own_program: context.own_program,
         stdio: context.stdio,
         root: -1,
-        launcher_done: false,
+        empty: None,
+        null: None,
         rootfs_at: 0,
         network_at: 0,
     };
@@ -124,6 +126,7 @@ impl Setup<'_> {
         } else {
             self.launcher()?;
             self.enter_chroot()?;
+            self.bound()?;
         }
         self.name_host()?;
         self.open_streams_and_close_the_rest()?;
@@ -142,19 +145,32 @@ impl Setup<'_> {
         self.isolate_mounts()?;
         self.mount_root()?;
         self.rootfs_at = sys::monotonic();
-        self.mount_all()?;
-        if self.plan.own_dev {
+        let plan = self.plan;
+        let (early, late) = plan
+            .mounts
+            .split_at(plan.early_mounts.min(plan.mounts.len()));
+        self.mount_each(early, 0)?;
+        // What can be done without the launcher is done while it works.
+        if !early.is_empty() {
             self.make_default_devices()?;
+            self.restrict_paths(true)?;
+            self.bound()?;
+        }
+        self.launcher()?;
+        self.mount_each(late, early.len())?;
+        if early.is_empty() {
+            self.make_default_devices()?;
+            self.bound()?;
         }
         self.make_devices()?;
         self.make_working_directory()?;
-        self.launcher()?;
         self.enter_root()?;
         if let ChildStdio::Terminal { rows, columns } = self.stdio {
             self.open_terminal(rows, columns)?;
         }
         self.write_sysctls()?;
-        self.restrict_paths()
+        self.restrict_paths(false)?;
+        self.restrict_root()
     }
 
     fn enter_chroot(&mut self) -> Outcome<()> {
@@ -192,11 +208,7 @@ impl Setup<'_> {
     }
 
     /// Waits until the launcher has made the cgroups and the network namespace, and enters them.
-    fn launcher(&mut self) -> Outcome<()> {
-        if self.launcher_done {
-            return Ok(());
-        }
-        self.launcher_done = true;
+    fn launcher(&self) -> Outcome<()> {
         if let Some(network) = self.wait().at(Step::Launcher)? {
             clone::setns(network, libc::CLONE_NEWNET).at(Step::NetworkNamespace)?;
             file::close(network);

@@ -13,14 +13,10 @@ use crate::sys::{self, Errno, Fd};
 const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
 
 impl Setup<'_> {
-    /// Makes every mount of the specification, in its order.
-    pub(super) fn mount_all(&mut self) -> Outcome<()> {
-        let plan = self.plan;
-        for (index, planned) in plan.mounts.iter().enumerate() {
-            if planned.needs_launcher {
-                self.launcher()?;
-            }
-            self.mount_one(index, planned)?;
+    /// Makes mounts of the specification, in their order; the first of them is its number `from`.
+    pub(super) fn mount_each(&self, mounts: &[MountPlan], from: usize) -> Outcome<()> {
+        for (index, planned) in mounts.iter().enumerate() {
+            self.mount_one(from + index, planned)?;
         }
         Ok(())
     }
@@ -241,35 +237,49 @@ impl Setup<'_> {
         Ok(())
     }
 
-    /// Hides the masked paths, and makes the read-only paths and the root read-only.
-    pub(super) fn restrict_paths(&self) -> Outcome<()> {
-        for (index, path) in self.plan.readonly.iter().enumerate() {
-            let Some(target) = self
-                .open_existing(path)
-                .at_index(Step::ReadonlyPath, index)?
-            else {
-                continue;
-            };
-            self.make_readonly(target)
+    /// Hides masked paths, and makes read-only paths read-only: those that can be done early, or the others.
+    pub(super) fn restrict_paths(&mut self, early: bool) -> Outcome<()> {
+        let plan = self.plan;
+        for (index, path) in plan
+            .readonly
+            .iter()
+            .enumerate()
+            .filter(|(_, path)| path.early == early)
+        {
+            let opened = self
+                .open_existing(&path.path)
                 .at_index(Step::ReadonlyPath, index)?;
+            if let Some(target) = opened {
+                self.make_readonly(target)
+                    .at_index(Step::ReadonlyPath, index)?;
+            }
         }
-        let mut empty = None;
-        let mut null = None;
-        for (index, path) in self.plan.masked.iter().enumerate() {
-            let Some(target) = self.open_existing(path).at_index(Step::MaskedPath, index)? else {
-                continue;
-            };
-            self.mask(target, &mut empty, &mut null)
+        for (index, path) in plan
+            .masked
+            .iter()
+            .enumerate()
+            .filter(|(_, path)| path.early == early)
+        {
+            let opened = self
+                .open_existing(&path.path)
                 .at_index(Step::MaskedPath, index)?;
-        }
-        if self.plan.readonly_root {
-            let attributes = MountAttr {
-                set: ATTR_RDONLY,
-                ..MountAttr::default()
-            };
-            mount::set_attributes(self.root, &attributes, false).at(Step::ReadonlyRoot)?;
+            if let Some(target) = opened {
+                self.mask(target).at_index(Step::MaskedPath, index)?;
+            }
         }
         Ok(())
+    }
+
+    /// Makes the root read-only where the specification says so.
+    pub(super) fn restrict_root(&self) -> Outcome<()> {
+        if !self.plan.readonly_root {
+            return Ok(());
+        }
+        let attributes = MountAttr {
+            set: ATTR_RDONLY,
+            ..MountAttr::default()
+        };
+        mount::set_attributes(self.root, &attributes, false).at(Step::ReadonlyRoot)
     }
 
     /// A path to restrict. One that is not there needs no restriction.
@@ -298,10 +308,10 @@ impl Setup<'_> {
     }
 
     /// Hides a directory below an empty one, a file below /dev/null. One empty file system serves all directories.
-    fn mask(&self, target: Fd, empty: &mut Option<Fd>, null: &mut Option<Fd>) -> sys::Result<()> {
+    fn mask(&mut self, target: Fd) -> sys::Result<()> {
         let is_directory = file::fstat(target)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let tree = match (is_directory, &empty) {
-            (true, Some(empty)) => mount::clone_tree(*empty, c"", false)?,
+        let tree = match (is_directory, self.empty) {
+            (true, Some(empty)) => mount::clone_tree(empty, c"", false)?,
             (true, None) => {
                 let tmpfs = FileSystem::open(c"tmpfs")?;
                 tmpfs.string(c"source", c"tmpfs")?;
@@ -309,12 +319,12 @@ impl Setup<'_> {
                 tmpfs.string(c"mode", c"755")?;
                 tmpfs.mount(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC)?
             }
-            (false, _) => mount::clone_tree(self.null(null)?, c"", false)?,
+            (false, _) => mount::clone_tree(self.null()?, c"", false)?,
         };
         mount::attach(tree, target)?;
         file::close(target);
-        if is_directory && empty.is_none() {
-            *empty = Some(tree);
+        if is_directory && self.empty.is_none() {
+            self.empty = Some(tree);
         } else {
             file::close(tree);
         }
@@ -322,8 +332,8 @@ impl Setup<'_> {
     }
 
     /// The container's null device: it must be what it is called, or a masked file would be readable.
-    fn null(&self, known: &mut Option<Fd>) -> sys::Result<Fd> {
-        if let Some(fd) = *known {
+    fn null(&mut self) -> sys::Result<Fd> {
+        if let Some(fd) = self.null {
             return Ok(fd);
         }
         let fd = file::openat2(
@@ -337,7 +347,7 @@ impl Setup<'_> {
         if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(1, 3) {
             return Err(Errno(libc::ENODEV));
         }
-        *known = Some(fd);
+        self.null = Some(fd);
         Ok(fd)
     }
 }

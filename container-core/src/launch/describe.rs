@@ -32,11 +32,11 @@ pub(super) fn failure(plan: &Plan, failure: Failure) -> Error {
     if step == Step::Execute {
         return execute(plan, index, errno);
     }
-    let target = |kind: &str, list: &[crate::plan::mounts::Inside]| {
+    let target = |kind: &str, list: &[crate::plan::Restricted]| {
         format!(
             "{kind} /{}",
             list.get(index)
-                .map(|inside| show(&inside.path))
+                .map(|restricted| show(&restricted.path.path))
                 .unwrap_or_default()
         )
     };

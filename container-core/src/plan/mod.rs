@@ -31,6 +31,14 @@ pub(crate) struct Sysctl {
     pub(crate) value: Vec<u8>,
 }
 
+/// A path to hide or to make read-only.
+#[derive(Debug)]
+pub(crate) struct Restricted {
+    pub(crate) path: Inside,
+    /// It lies on one of the early mounts, and no later one touches it.
+    pub(crate) early: bool,
+}
+
 /// Everything the container's process does.
 pub(crate) struct Plan {
     pub(crate) namespaces: Namespaces,
@@ -42,8 +50,10 @@ pub(crate) struct Plan {
     /// The container has a /dev of its own, which gets the default devices and links.
     pub(crate) own_dev: bool,
     pub(crate) devices: Vec<DevicePlan>,
-    pub(crate) masked: Vec<Inside>,
-    pub(crate) readonly: Vec<Inside>,
+    pub(crate) masked: Vec<Restricted>,
+    pub(crate) readonly: Vec<Restricted>,
+    /// How many of the mounts, from the first, need nothing of the launcher. 0 when nothing can be done early.
+    pub(crate) early_mounts: usize,
     pub(crate) sysctls: Vec<Sysctl>,
     pub(crate) hostname: Option<Vec<u8>>,
     pub(crate) domainname: Option<Vec<u8>>,
@@ -58,9 +68,17 @@ pub(crate) fn c_string(field: &str, text: impl Into<Vec<u8>>) -> Result<CString>
 impl Plan {
     /// Takes a specification apart.
     pub(crate) fn new(spec: &Spec, rootfs: &Rootfs<'_>) -> Result<Self> {
-        let empty = Linux::default();
-        // `Linux::default()` carries oci-spec's own sample of namespaces and masks: an absent section means none.
-        let absent = spec.linux().is_none();
+        // `Linux::default()` carries samples of oci-spec's own: an absent section means none of it.
+        let empty = {
+            let mut linux = Linux::default();
+            linux
+                .set_namespaces(None)
+                .set_resources(None)
+                .set_masked_paths(None)
+                .set_readonly_paths(None)
+                .set_seccomp(None);
+            linux
+        };
         let linux = spec.linux().as_ref().unwrap_or(&empty);
         refuse_what_is_not_done(spec, linux)?;
 
@@ -68,24 +86,43 @@ impl Plan {
             .process()
             .as_ref()
             .ok_or_else(|| Error::invalid("process", "is needed to run a container"))?;
-        let namespaces = if absent {
-            Namespaces::none()
-        } else {
-            Namespaces::new(linux)?
-        };
+        let namespaces = Namespaces::new(linux)?;
         let in_user_namespace = namespaces.has_user();
         let own_mounts = namespaces.has_mount();
 
         let no_mounts = Vec::new();
         let mounts = spec.mounts().as_ref().unwrap_or(&no_mounts);
-        let paths = |paths: &Option<Vec<String>>, field: &str| -> Result<Vec<Inside>> {
-            if absent {
-                return Ok(Vec::new());
-            }
+        let dev = mounts
+            .iter()
+            .rposition(|mount| mount.destination() == Path::new("/dev"));
+        let own_dev = dev.is_some_and(|index| !is_bind(&mounts[index]));
+        let has_sysctls = linux
+            .sysctl()
+            .as_ref()
+            .is_some_and(|sysctls| !sysctls.is_empty());
+        let planned = mounts
+            .iter()
+            .enumerate()
+            .map(|(index, mount)| mounts::plan(index, mount))
+            .collect::<Result<Vec<_>>>()?;
+        // Sysctls are written before /proc/sys becomes read-only, and may be those of a namespace yet to come.
+        let early_mounts = match planned.iter().position(|mount| mount.needs_launcher) {
+            Some(first) if !has_sysctls && dev.is_none_or(|dev| dev < first) => first,
+            _ => 0,
+        };
+        let paths = |paths: &Option<Vec<String>>, field: &str| -> Result<Vec<Restricted>> {
             paths
                 .iter()
                 .flatten()
-                .map(|path| Inside::new(field, Path::new(path)))
+                .map(|path| {
+                    let path = Inside::new(field, Path::new(path))?;
+                    let (early, late) = planned.split_at(early_mounts);
+                    let early = early.iter().any(|mount| path.is_below(&mount.target))
+                        && !late.iter().any(|mount| {
+                            path.is_below(&mount.target) || mount.target.is_below(&path)
+                        });
+                    Ok(Restricted { path, early })
+                })
                 .collect()
         };
         let masked = paths(linux.masked_paths(), "linux.maskedPaths")?;
@@ -109,11 +146,7 @@ impl Plan {
             }
         }
 
-        let dev = mounts
-            .iter()
-            .rposition(|mount| mount.destination() == Path::new("/dev"));
-        let own_dev = dev.is_some_and(|index| !is_bind(&mounts[index]));
-        let propagation = match linux.rootfs_propagation().as_deref().filter(|_| !absent) {
+        let propagation = match linux.rootfs_propagation().as_deref() {
             None | Some("") => (libc::MS_PRIVATE, true),
             Some(name) => mounts::propagation(name).ok_or_else(|| {
                 Error::invalid(
@@ -142,23 +175,12 @@ impl Plan {
         Ok(Self {
             hostname: name("hostname", spec.hostname(), namespaces.has_uts())?,
             domainname: name("domainname", spec.domainname(), namespaces.has_uts())?,
-            sysctls: if absent {
-                Vec::new()
-            } else {
-                sysctls(linux, &namespaces)?
-            },
-            devices: if absent {
-                Vec::new()
-            } else {
-                devices::plan(linux.devices().iter().flatten(), in_user_namespace)?
-            },
+            sysctls: sysctls(linux, &namespaces)?,
+            devices: devices::plan(linux.devices().iter().flatten(), in_user_namespace)?,
             root: RootPlan::new(rootfs, spec, in_user_namespace, own_mounts)?,
-            mounts: mounts
-                .iter()
-                .enumerate()
-                .map(|(index, mount)| mounts::plan(index, mount))
-                .collect::<Result<_>>()?,
-            process: ProcessPlan::new(process, linux, absent)?,
+            mounts: planned,
+            early_mounts,
+            process: ProcessPlan::new(process, linux)?,
             namespaces,
             readonly_root,
             propagation,

@@ -1,6 +1,6 @@
 //! The mounts of a specification, taken apart beforehand so that the container's process need not allocate.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -52,6 +52,12 @@ impl Inside {
             path: c_string(field, text)?,
             ancestors,
         })
+    }
+
+    /// Whether this is `other` or lies below it, by its text.
+    pub(crate) fn is_below(&self, other: &Self) -> bool {
+        Path::new(OsStr::from_bytes(self.path.as_bytes()))
+            .starts_with(OsStr::from_bytes(other.path.as_bytes()))
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) struct ProcessPlan {
 }
 
 impl ProcessPlan {
-    pub(crate) fn new(process: &Process, linux: &Linux, no_linux: bool) -> Result<Self> {
+    pub(crate) fn new(process: &Process, linux: &Linux) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let command = args
             .first()
@@ -87,7 +87,7 @@ impl ProcessPlan {
         }
         let cwd = clean(cwd);
         let user = process.user();
-        let filter = match linux.seccomp().as_ref().filter(|_| !no_linux) {
+        let filter = match linux.seccomp().as_ref() {
             Some(profile) => Some(seccomp::compile(profile)?),
             None => None,
         };
@@ -120,7 +120,7 @@ impl ProcessPlan {
                 None => None,
             },
             scheduler: process.scheduler().as_ref().map(scheduler),
-            personality: personality(linux, no_linux)?,
+            personality: personality(linux)?,
             filter,
         })
     }
@@ -309,8 +309,8 @@ fn scheduler(scheduler: &Scheduler) -> SchedulerAttributes {
     }
 }
 
-fn personality(linux: &Linux, no_linux: bool) -> Result<Option<libc::c_ulong>> {
-    let Some(personality) = linux.personality().as_ref().filter(|_| !no_linux) else {
+fn personality(linux: &Linux) -> Result<Option<libc::c_ulong>> {
+    let Some(personality) = linux.personality() else {
         return Ok(None);
     };
     if personality
