@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::archive::Compression;
 use crate::ingest::Ingest;
 use crate::limits::Budget;
-use crate::store::{Image, IndexEntry, NewImage, Publication, Store, write};
+use crate::store::{Image, IndexEntry, NewImage, Publication, Store};
 use crate::{Change, Digest, Error, Reference, Result, apply, timestamp};
 
 /// What an imported image is called and says of itself.
@@ -92,7 +92,7 @@ impl Store {
         let mut add = |content: &[u8]| -> Result<Digest> {
             let digest = Digest::of(content);
             let path = workspace.unique("document");
-            write(&path, content)?;
+            std::fs::write(&path, content).map_err(Error::io("write", &path))?;
             blobs.insert(digest, path);
             Ok(digest)
         };

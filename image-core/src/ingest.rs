@@ -62,7 +62,7 @@ impl Ingest<'_> {
         let trash = self.workspace.directory("trash")?;
         let mut file = File::create_new(&blob).map_err(Error::io("create", &blob))?;
 
-        let mut first = Vec::with_capacity(CHUNK);
+        let mut first = Vec::new();
         fill(source, &mut first).map_err(|e| Error::reading(name, e))?;
         let compression = Compression::detect(&first).map_err(|other| Error::Malformed {
             archive: name.to_owned(),
@@ -131,15 +131,14 @@ impl Ingest<'_> {
         let mut file = File::create_new(&blob).map_err(Error::io("create", &blob))?;
         let mut hasher = Hasher::new();
         let mut size = 0;
-        let mut chunk = Vec::with_capacity(CHUNK);
+        let mut chunk = Vec::new();
         loop {
-            chunk.clear();
-            let more = fill(source, &mut chunk).map_err(|e| Error::reading(name, e))?;
+            fill(source, &mut chunk).map_err(|e| Error::reading(name, e))?;
             hasher.update(&chunk);
             size += chunk.len() as u64;
             self.budget.take(chunk.len() as u64, name.as_bytes())?;
             file.write_all(&chunk).map_err(Error::io("write", &blob))?;
-            if !more {
+            if chunk.len() < CHUNK {
                 return Ok((blob, hasher.finish(), size));
             }
         }
@@ -218,7 +217,8 @@ fn inflate(
         let mut decoder = Decoder::new(compression, archive)?;
         loop {
             let mut chunk = onward.buffer();
-            let more = fill(&mut decoder, &mut chunk)?;
+            fill(&mut decoder, &mut chunk)?;
+            let more = chunk.len() == CHUNK;
             size += chunk.len() as u64;
             if size > limit {
                 return Err(Error::LimitPassed {

@@ -2,10 +2,9 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::unpack::{OPAQUE, is_directory, is_whiteout};
@@ -14,13 +13,26 @@ use crate::{Error, Image, Result, Store};
 /// Links followed on one way, as in the kernel (MAXSYMLINKS, namei.h).
 const LINKS: usize = 40;
 
-/// A directory of the merged tree: the layers' directories it consists of, topmost first.
-type Merged = Rc<Vec<OwnedFd>>;
+/// A directory of the merged tree: where it is in the layers, without any link on the way, and which layers have it. Paths are
+/// kept, not descriptors: with 127 layers a few levels would fill the table of open files.
+#[derive(Clone)]
+struct Merged {
+    path: Vec<u8>,
+    /// Topmost first.
+    layers: Vec<usize>,
+}
+
+/// Where a path leads: a name in one layer's part of a merged directory.
+struct Target {
+    directory: OwnedFd,
+    name: Vec<u8>,
+    stat: Stat,
+}
 
 /// What a name in a merged directory is.
 enum Found {
     Directory(Merged),
-    File { layer: usize, stat: Stat },
+    File(Target),
 }
 
 impl Store {
@@ -34,96 +46,130 @@ impl Store {
             path: path.to_owned(),
             reason,
         };
-        let mut layers = Vec::new();
+        let mut roots = Vec::new();
         for tree in self.layer_dirs(image)? {
-            layers.push(
-                open(CWD, tree.as_os_str().as_encoded_bytes(), OFlags::DIRECTORY)
-                    .map_err(Error::io("open", &tree))?,
-            );
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = rustix::fs::open(&tree, flags, Mode::empty());
+            roots.push(root.map_err(Error::io("open", &tree))?);
         }
-        let walk = Walk {
-            root: Rc::new(layers),
+        let because = |error: Errno| fail(std::io::Error::from(error).to_string());
+        let target = match (Union { roots }).find(path.as_bytes()).map_err(because)? {
+            None => return Ok(None),
+            Some(Found::Directory(_)) => return Err(fail("it is a directory".to_owned())),
+            Some(Found::File(target)) => target,
         };
-        let found = walk
-            .find(path.as_bytes())
-            .map_err(|e| fail(std::io::Error::from(e).to_string()))?;
-        let Some((directory, name, layer, stat)) = found else {
-            return Ok(None);
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(fail("it is a directory".to_owned())),
-            _ => return Err(fail("it is not a regular file".to_owned())),
+        if FileType::from_raw_mode(target.stat.st_mode) != FileType::RegularFile {
+            return Err(fail("it is not a regular file".to_owned()));
         }
-        let too_large = || fail(format!("it has more than {max_bytes} bytes"));
-        if u64::try_from(stat.st_size).unwrap_or(u64::MAX) > max_bytes {
-            return Err(too_large());
+        if u64::try_from(target.stat.st_size).unwrap_or(u64::MAX) > max_bytes {
+            return Err(fail(format!("it has more than {max_bytes} bytes")));
         }
-        let file = open(directory[layer].as_fd(), &name, OFlags::empty())
-            .map_err(|e| fail(std::io::Error::from(e).to_string()))?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&target.directory, target.name, flags, Mode::empty());
         let mut bytes = Vec::new();
-        let read = File::from(file).take(max_bytes).read_to_end(&mut bytes);
+        let read = File::from(file.map_err(because)?)
+            .take(max_bytes)
+            .read_to_end(&mut bytes);
         read.map_err(|e| fail(e.to_string()))?;
         Ok(Some(bytes))
     }
 }
 
-struct Walk {
-    root: Merged,
+/// An image's layers, topmost first.
+struct Union {
+    roots: Vec<OwnedFd>,
 }
 
-impl Walk {
-    /// Walks to `path`. Gives the merged directory, the last name, the layer it is in, and what it is there.
-    fn find(&self, path: &[u8]) -> Result<Option<(Merged, Vec<u8>, usize, Stat)>, Errno> {
+impl Union {
+    /// Walks to `path`, following links.
+    fn find(&self, path: &[u8]) -> Result<Option<Found>, Errno> {
+        let root = Merged {
+            path: Vec::new(),
+            layers: (0..self.roots.len()).collect(),
+        };
+        let mut here = root.clone();
+        // The directories between the root and here.
+        let mut above: Vec<Merged> = Vec::new();
         let mut ahead: Vec<Vec<u8>> = split(path);
-        // The directories from the root to here, the root first.
-        let mut above: Vec<Merged> = vec![Rc::clone(&self.root)];
         let mut links = 0;
         while let Some(name) = ahead.pop() {
-            let here = above
-                .last()
-                .map_or_else(|| Rc::clone(&self.root), Rc::clone);
             if name == b".." {
                 // Above the root is the root.
-                if above.len() > 1 {
-                    above.pop();
-                }
+                here = above.pop().unwrap_or_else(|| root.clone());
                 continue;
             }
-            match look_up(&here, &name)? {
+            match self.look_up(&here, &name)? {
                 None => return Ok(None),
-                Some(Found::Directory(inner)) => above.push(inner),
-                Some(Found::File { layer, stat })
-                    if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink =>
+                Some(Found::Directory(inner)) => {
+                    above.push(std::mem::replace(&mut here, inner));
+                }
+                Some(Found::File(target))
+                    if FileType::from_raw_mode(target.stat.st_mode) == FileType::Symlink =>
                 {
                     links += 1;
                     if links > LINKS {
                         return Err(Errno::LOOP);
                     }
-                    let target = rustix::fs::readlinkat(&here[layer], name.as_slice(), Vec::new())?
-                        .into_bytes();
-                    if target.starts_with(b"/") {
-                        above.truncate(1);
+                    let link = rustix::fs::readlinkat(&target.directory, target.name, Vec::new())?;
+                    let link = link.to_bytes();
+                    if link.starts_with(b"/") {
+                        above.clear();
+                        here = root.clone();
                     }
-                    ahead.extend(split(&target));
+                    ahead.extend(split(link));
                 }
-                Some(Found::File { layer, stat }) => {
-                    if !ahead.is_empty() {
-                        return Ok(None);
-                    }
-                    return Ok(Some((here, name, layer, stat)));
-                }
+                // A way through a file leads nowhere.
+                Some(found) => return Ok(ahead.is_empty().then_some(found)),
             }
         }
-        // It ended in a directory.
-        let here = above
-            .last()
-            .map_or_else(|| Rc::clone(&self.root), Rc::clone);
-        let Some(top) = here.first() else {
-            return Ok(None);
+        Ok(Some(Found::Directory(here)))
+    }
+
+    /// What overlayfs would find under `name`: the topmost layer decides; directories merge until something hides the rest.
+    fn look_up(&self, directory: &Merged, name: &[u8]) -> Result<Option<Found>, Errno> {
+        let path = if directory.path.is_empty() {
+            name.to_vec()
+        } else {
+            [&directory.path[..], b"/", name].concat()
         };
-        let stat = rustix::fs::fstat(top)?;
-        Ok(Some((Rc::clone(&here), b".".to_vec(), 0, stat)))
+        let mut layers = Vec::new();
+        for layer in directory.layers.iter().copied() {
+            let part = self.open(layer, &directory.path)?;
+            let stat = match rustix::fs::statat(&part, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT | Errno::NAMETOOLONG) => continue,
+                found => found?,
+            };
+            if is_whiteout(&stat) {
+                break;
+            }
+            if !is_directory(&stat) {
+                if layers.is_empty() {
+                    return Ok(Some(Found::File(Target {
+                        directory: part,
+                        name: name.to_vec(),
+                        stat,
+                    })));
+                }
+                break;
+            }
+            layers.push(layer);
+            if is_opaque(&self.open(layer, &path)?)? {
+                break;
+            }
+        }
+        Ok((!layers.is_empty()).then_some(Found::Directory(Merged { path, layers })))
+    }
+
+    /// Opens a directory of one layer. Its path was found step by step, without links; should one have appeared, it is
+    /// not followed.
+    fn open(&self, layer: usize, path: &[u8]) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat2(
+            &self.roots[layer],
+            if path.is_empty() { b"." } else { path },
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )
     }
 }
 
@@ -132,50 +178,14 @@ fn split(path: &[u8]) -> Vec<Vec<u8>> {
     let components = path
         .split(|c| *c == b'/')
         .filter(|c| !c.is_empty() && *c != b".");
-    let mut components: Vec<Vec<u8>> = components.map(<[u8]>::to_vec).collect();
-    components.reverse();
-    components
+    components.rev().map(<[u8]>::to_vec).collect()
 }
 
-/// What overlayfs would find under `name`: the topmost layer decides; directories merge until something hides the rest.
-fn look_up(directory: &Merged, name: &[u8]) -> Result<Option<Found>, Errno> {
-    let mut merged = Vec::new();
-    for (layer, part) in directory.iter().enumerate() {
-        let stat = match rustix::fs::statat(part, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT | Errno::NAMETOOLONG) => continue,
-            Err(error) => return Err(error),
-            Ok(stat) => stat,
-        };
-        if is_whiteout(&stat) {
-            break;
-        }
-        if !is_directory(&stat) {
-            if merged.is_empty() {
-                return Ok(Some(Found::File { layer, stat }));
-            }
-            break;
-        }
-        let opened = open(part.as_fd(), name, OFlags::DIRECTORY)?;
-        let hides = is_opaque(opened.as_fd())?;
-        merged.push(opened);
-        if hides {
-            break;
-        }
-    }
-    Ok((!merged.is_empty()).then(|| Found::Directory(Rc::new(merged))))
-}
-
-fn is_opaque(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
+fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
     let mut value = [0u8; 1];
     match rustix::fs::fgetxattr(directory, OPAQUE, &mut value) {
         Ok(_) => Ok(true),
         Err(Errno::NODATA) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Opens one name, never a link's target, without waiting for a FIFO's other end.
-fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, name, flags, Mode::empty())
 }

@@ -31,12 +31,9 @@ pub(crate) struct ChunkSender {
 }
 
 impl ChunkSender {
-    /// An empty buffer of capacity [`CHUNK`], used before or new.
+    /// A buffer for [`fill`], used before or new; what it holds does not matter.
     pub(crate) fn buffer(&self) -> Vec<u8> {
-        let mut buffer = self.spare.try_recv().unwrap_or_default();
-        buffer.clear();
-        buffer.reserve(CHUNK);
-        buffer
+        self.spare.try_recv().unwrap_or_default()
     }
 
     /// Sends a chunk, waiting for room. False when nobody reads any more.
@@ -93,11 +90,21 @@ impl Read for ChunkReader {
     }
 }
 
-/// Reads until `buffer` holds [`CHUNK`] bytes or the source ends. False at the end of the source.
-pub(crate) fn fill(source: &mut (impl Read + ?Sized), buffer: &mut Vec<u8>) -> io::Result<bool> {
-    let missing = CHUNK.saturating_sub(buffer.len()) as u64;
-    let read = source.take(missing).read_to_end(buffer)?;
-    Ok(read as u64 == missing)
+/// Replaces what `buffer` holds by the next [`CHUNK`] bytes; by fewer only at the end of the source.
+pub(crate) fn fill(source: &mut (impl Read + ?Sized), buffer: &mut Vec<u8>) -> io::Result<()> {
+    // A buffer that comes back has this length already: nothing is zeroed twice.
+    buffer.resize(CHUNK, 0);
+    let mut filled = 0;
+    while filled < CHUNK {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -110,6 +117,7 @@ mod tests {
         let writer = std::thread::spawn(move || {
             for n in 0..100u8 {
                 let mut chunk = sender.buffer();
+                chunk.clear();
                 chunk.extend(std::iter::repeat_n(n, 1000));
                 assert!(sender.send(Ok(chunk)));
             }

@@ -444,7 +444,10 @@ mod tests {
 
     use super::*;
 
-    fn entries(bytes: &[u8], limits: &Limits) -> Result<(Vec<(Entry, Vec<u8>)>, bool)> {
+    type Found = Vec<(Entry, Vec<u8>)>;
+
+    /// All entries with their content, and whether the archive had its end marker.
+    fn entries(bytes: &[u8], limits: &Limits) -> Result<(Found, bool)> {
         let mut reader = TarReader::new(Cursor::new(bytes), "the archive", limits);
         let mut found = Vec::new();
         while let Some(entry) = reader.next_entry()? {

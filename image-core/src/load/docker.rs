@@ -8,7 +8,7 @@ use super::oci::{check_layers, take_layer};
 use super::scan::Archive;
 use crate::import::{descriptor, layer_type, manifest, to_json};
 use crate::ingest::Ingest;
-use crate::store::{IndexEntry, NewImage, Publication, diff_ids, write};
+use crate::store::{IndexEntry, NewImage, Publication, diff_ids};
 use crate::{Digest, Error, Reference, Result};
 
 /// One image in manifest.json.
@@ -94,7 +94,7 @@ fn add_image(
     let manifest = to_json(&manifest(id, config_bytes, descriptors)?)?;
     let digest = Digest::of(&manifest);
     let path = ingest.workspace.unique("document");
-    write(&path, &manifest)?;
+    std::fs::write(&path, &manifest).map_err(Error::io("write", &path))?;
     publication.blobs.insert(digest, path);
     archive.give(config_place, publication);
     publication.images.push(NewImage {

@@ -19,12 +19,11 @@ mod remove;
 mod workspace;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{ImageConfiguration, ImageManifest};
-use rustix::fs::OFlags;
 
 use self::index::Index;
 pub(crate) use self::index::IndexEntry;
@@ -272,22 +271,12 @@ impl Store {
 /// Replaces a file by new content, on the disk before it is seen.
 pub(crate) fn replace(workspace: &Workspace, path: &Path, content: &[u8]) -> Result<()> {
     let new = workspace.unique("new");
-    write(&new, content)?;
-    std::fs::rename(&new, path).map_err(Error::io("replace", path))
-}
-
-/// Writes a new file through to the disk.
-pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
-    let written = || -> io::Result<()> {
-        let mut file = File::options()
-            .write(true)
-            .create_new(true)
-            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
-            .open(path)?;
-        io::Write::write_all(&mut file, content)?;
+    let written = File::create_new(&new).and_then(|mut file| {
+        file.write_all(content)?;
         file.sync_all()
-    };
-    written().map_err(Error::io("write", path))
+    });
+    written.map_err(Error::io("write", &new))?;
+    std::fs::rename(&new, path).map_err(Error::io("replace", path))
 }
 
 /// Parses an image's JSON document.
