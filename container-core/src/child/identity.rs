@@ -99,6 +99,7 @@ impl Setup<'_> {
             network: self.network_at,
         };
         ready.send(self.socket, None).at(Step::Launcher)?;
+        process::reset_signals();
         process::unblock_signals();
         if let Some(filter) = &plan.filter {
             credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;

@@ -101,7 +101,18 @@ struct OverlayMount<'a> {
 /// layers; without them the upper layer is a plain record of changes.
 const PLAIN_UPPER: [&std::ffi::CStr; 3] = [c"index", c"metacopy", c"redirect_dir"];
 
+/// The same where marks are kept in `user.*` attributes: redirects are off there, and saying so is refused.
+const PLAIN_USER_UPPER: [&std::ffi::CStr; 1] = [c"index"];
+
 impl OverlayMount<'_> {
+    fn plain_upper(&self) -> &'static [&'static std::ffi::CStr] {
+        if self.userxattr {
+            &PLAIN_USER_UPPER
+        } else {
+            &PLAIN_UPPER
+        }
+    }
+
     fn mount(&self) -> Outcome<Fd> {
         let overlay = FileSystem::open(c"overlay").at(Step::Overlay)?;
         match self.add_layers(&overlay) {
@@ -111,7 +122,7 @@ impl OverlayMount<'_> {
             Err(failure) => return Err(failure),
         }
         overlay.string(c"source", c"overlay").at(Step::Overlay)?;
-        for option in PLAIN_UPPER {
+        for option in self.plain_upper() {
             overlay.string(option, c"off").at(Step::Overlay)?;
         }
         if self.userxattr {
@@ -148,7 +159,7 @@ impl OverlayMount<'_> {
         options.push_directory(self.upper).at(Step::OverlayUpper)?;
         options.push(b",workdir=");
         options.push_directory(self.work).at(Step::OverlayWork)?;
-        for option in PLAIN_UPPER {
+        for option in self.plain_upper() {
             options.push(b",");
             options.push(option.to_bytes());
             options.push(b"=off");

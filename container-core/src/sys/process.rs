@@ -28,6 +28,36 @@ pub(crate) fn restore_signals(mask: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, mask, std::ptr::null_mut()) };
 }
 
+/// `struct sigaction` as the kernel takes it on x86-64.
+#[repr(C)]
+#[derive(Default)]
+struct KernelSigaction {
+    handler: usize,
+    flags: u64,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Gives every signal its default action. clone3 has done so for those that were handled, but not for those that were
+/// ignored, as SIGPIPE is in every Rust program; and `execve` passes that on.
+pub(crate) fn reset_signals() {
+    const SIGNALS: libc::c_int = 64;
+    let default = KernelSigaction::default();
+    for signal in 1..=SIGNALS {
+        // SAFETY: the structure is read; a null pointer asks for nothing back. SIGKILL and SIGSTOP answer EINVAL. The raw
+        // call is used because the C library hides two signals of its own, which it ignores or handles.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null_mut::<KernelSigaction>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+}
+
 /// Lets every signal through.
 pub(crate) fn unblock_signals() {
     // SAFETY: the set is ours to write.
