@@ -34,7 +34,7 @@ impl Access {
         self.0
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         text.chars().try_fold(Self(0), |access, letter| {
             Some(Self(
                 access.0

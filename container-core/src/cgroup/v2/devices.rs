@@ -220,3 +220,183 @@ pub(in crate::cgroup) fn apply(directory: &Directory, rules: &[Rule]) -> Result<
     .map(drop)
     .map_err(failed("attach"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use oci_spec::runtime::{LinuxDeviceCgroupBuilder, LinuxResources, LinuxResourcesBuilder};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cgroup::{detect, devices};
+    use crate::sys::process::Ended;
+    use crate::sys::{clone, file, process, raw};
+
+    /// Runs a program as the kernel does.
+    fn run(program: &[Instruction], kind: u32, access: u8, major: u32, minor: u32) -> bool {
+        let context = [u32::from(access) << 16 | kind, major, minor];
+        let mut registers = [0_u64; 11];
+        let mut at = 0_usize;
+        loop {
+            let step = program[at];
+            at += 1;
+            let (to, from) = (
+                usize::from(step.registers & 15),
+                usize::from(step.registers >> 4),
+            );
+            let immediate = i64::from(step.immediate) as u64;
+            let jumps = match step.code {
+                op::LOAD_WORD => {
+                    assert_eq!(from, usize::from(CONTEXT));
+                    registers[to] = u64::from(context[step.offset as usize / 4]);
+                    false
+                }
+                op::MOVE => {
+                    registers[to] = registers[from] & 0xffff_ffff;
+                    false
+                }
+                op::MOVE_IMMEDIATE => {
+                    registers[to] = immediate;
+                    false
+                }
+                op::AND_IMMEDIATE => {
+                    registers[to] = registers[to] & immediate & 0xffff_ffff;
+                    false
+                }
+                op::SHIFT_RIGHT => {
+                    registers[to] = (registers[to] & 0xffff_ffff) >> step.immediate;
+                    false
+                }
+                op::JUMP_EQUAL => registers[to] == immediate,
+                op::JUMP_NOT_EQUAL => registers[to] != immediate,
+                op::JUMP_REGISTERS_DIFFER => registers[to] != registers[from],
+                op::EXIT => return registers[0] == 1,
+                code => panic!("an instruction {code:#x}"),
+            };
+            if jumps {
+                at += step.offset as usize;
+            }
+        }
+    }
+
+    /// The rules read plainly: the last that matches decides.
+    fn plainly(rules: &[Rule], kind: u32, access: u8, major: u32, minor: u32) -> bool {
+        let matches = |rule: &&Rule| {
+            (rule.kind == Kind::All || (rule.kind == Kind::Block) == (kind == 1))
+                && rule.major.is_none_or(|number| number == major)
+                && rule.minor.is_none_or(|number| number == minor)
+                && if rule.allow {
+                    access & !rule.access.bits() == 0
+                } else {
+                    access & rule.access.bits() != 0
+                }
+        };
+        rules
+            .iter()
+            .rev()
+            .find(matches)
+            .is_none_or(|rule| rule.allow)
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let access = prop::sample::select(vec!["r", "w", "m", "rw", "rm", "wm", "rwm"]);
+        let number = || prop::option::of(0_u32..3);
+        let kind = prop::sample::select(vec![Kind::All, Kind::Block, Kind::Character]);
+        (any::<bool>(), kind, number(), number(), access).prop_map(
+            |(allow, kind, major, minor, access)| Rule {
+                allow,
+                kind,
+                major,
+                minor,
+                access: Access::parse(access).unwrap(),
+            },
+        )
+    }
+
+    fn dockers_rules() -> Vec<Rule> {
+        let deny = LinuxDeviceCgroupBuilder::default()
+            .allow(false)
+            .access("rwm")
+            .build()
+            .unwrap();
+        let resources: LinuxResources = LinuxResourcesBuilder::default()
+            .devices(vec![deny])
+            .build()
+            .unwrap();
+        devices::rules(&resources).unwrap()
+    }
+
+    /// Why programs cannot be loaded here, said aloud.
+    fn cannot_load() -> bool {
+        let refused = load(&program(&[])).err();
+        if let Some(errno) = refused {
+            eprintln!("skipped: bpf(2) says {errno}");
+        }
+        refused.is_some()
+    }
+
+    proptest! {
+        #[test]
+        fn a_program_decides_as_its_rules_read(rules in prop::collection::vec(rule(), 0..12)) {
+            let program = program(&rules);
+            for kind in [1, 2] {
+                for access in 1..=7 {
+                    for (major, minor) in [(0, 0), (0, 1), (1, 0), (2, 2), (136, 7)] {
+                        prop_assert_eq!(
+                            run(&program, kind, access, major, minor),
+                            plainly(&rules, kind, access, major, minor)
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernels_verifier_takes_every_program() {
+        if cannot_load() {
+            return;
+        }
+        load(&program(&dockers_rules())).unwrap();
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        runner
+            .run(&prop::collection::vec(rule(), 0..12), |rules| {
+                prop_assert!(load(&program(&rules)).is_ok(), "{:?}", rules);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn the_kernel_keeps_the_rules() {
+        let Some(top) = detect().unwrap().v2() else {
+            eprintln!("skipped: this host has no unified hierarchy");
+            return;
+        };
+        if cannot_load() {
+            return;
+        }
+        let path = Path::new("plimsoll").join(format!("devices-{}", std::process::id()));
+        let directory = Directory::make(top, &path, |_| Ok(())).unwrap();
+        apply(&directory, &dockers_rules()).unwrap();
+        // SAFETY: the child makes system calls only and ends by `exit`.
+        let child = unsafe {
+            clone::clone3(0, Some(directory.fd().as_raw_fd()), libc::SIGCHLD, || {
+                let open = |path| {
+                    file::openat(libc::AT_FDCWD, path, libc::O_RDONLY | libc::O_NONBLOCK, 0).err()
+                };
+                let answers = [
+                    open(c"/dev/null"),
+                    open(c"/dev/urandom"),
+                    open(c"/dev/kmsg"),
+                ];
+                process::exit(i32::from(answers != [None, None, Some(Errno(libc::EPERM))]))
+            })
+        }
+        .unwrap();
+        let ended = process::wait(raw(&child.pidfd), true).unwrap();
+        std::fs::remove_dir(directory.path()).unwrap();
+        assert_eq!(ended, Some(Ended::Exited(0)));
+    }
+}
