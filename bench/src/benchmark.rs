@@ -4,11 +4,17 @@ use criterion::{BenchmarkGroup, SamplingMode};
 
 use crate::harness::Harness;
 use crate::outcome;
+use crate::plan::ROUNDS_FOR_A_VERDICT;
 use crate::processes;
 use crate::ratio::Ratio;
 
 /// What criterion repeats.
 pub(crate) trait Rounds {
+    /// How many rounds there will be, as soon as criterion has decided.
+    fn expect(&mut self, harness: &mut Harness, rounds: u32) {
+        let _ = (harness, rounds);
+    }
+
     /// One whole round. `record` is false for one that only warms up.
     fn round(&mut self, harness: &mut Harness, record: bool);
 
@@ -50,6 +56,7 @@ pub(crate) fn run<R: Rounds>(
     prepare: impl Fn(&mut Harness) -> R,
 ) {
     let mut rounds: Option<R> = None;
+    let mut expected = false;
     group.sampling_mode(SamplingMode::Flat);
     group.bench_function(name, |bencher| {
         let Some(harness) = harness.as_mut() else {
@@ -65,6 +72,15 @@ pub(crate) fn run<R: Rounds>(
             prepared
         });
         bencher.iter_custom(|iterations| {
+            if warmed && !expected {
+                expected = true;
+                // The same number of iterations in each of criterion's samples.
+                let samples = u64::from(ROUNDS_FOR_A_VERDICT);
+                rounds.expect(
+                    harness,
+                    u32::try_from(iterations * samples).unwrap_or(u32::MAX),
+                );
+            }
             let mut sum = 0.0;
             for _ in 0..iterations {
                 rounds.round(harness, warmed);

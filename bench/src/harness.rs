@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) keeps: bool,
     /// How many benchmarks will run.
     pub(crate) benches: u32,
+    /// How many of them, the last ones, are not steady work.
+    pub(crate) unsteady: u32,
 }
 
 /// Everything that the benchmarks share.
@@ -48,6 +50,7 @@ pub(crate) struct Harness {
     begun: u64,
     /// Benchmarks that have not begun.
     benches_left: u32,
+    unsteady: u32,
     last_progress: u64,
 }
 
@@ -64,6 +67,7 @@ impl Harness {
             places,
             keeps,
             benches,
+            unsteady,
         } = setup;
         let (seats, entries) = Seat::all(candidates);
         results.arms = entries;
@@ -79,6 +83,7 @@ impl Harness {
             seen: BTreeSet::new(),
             begun: clock::now(),
             benches_left: benches,
+            unsteady,
             last_progress: 0,
         }
     }
@@ -96,12 +101,28 @@ impl Harness {
             .saturating_sub(Duration::from_nanos(clock::now() - self.begun))
     }
 
-    /// What a slow arm may take of the benchmark that begins: its budget of the plan, or less where the run is behind and
-    /// the remaining benchmarks (each of which takes `quick` for the arms that are not slow) must have their share.
-    pub(crate) fn share(&self, budget: Duration, quick: Duration, slow_arms: u32) -> Duration {
-        let benches = self.benches_left + 1;
-        let for_slow = self.time_left().saturating_sub(quick * benches);
-        budget.min(for_slow / benches / slow_arms.max(1))
+    /// What all slow arms together may take of this benchmark and those that follow.
+    pub(crate) fn for_slow_arms(&self) -> Duration {
+        self.time_left()
+            .saturating_sub(self.plan.bench * (self.benches_left + 1))
+    }
+
+    /// What one of the slow arms may take of the steady work that begins: its budget of the plan, or less where the run is
+    /// behind, since what follows must have its share. Starts, which come last, have a reserve.
+    pub(crate) fn steady_share(&self, slow_arms: u32) -> Duration {
+        let steady = self.benches_left.saturating_sub(self.unsteady) + 1;
+        let reserve = if self.unsteady > 0 {
+            self.plan.reserve
+        } else {
+            Duration::ZERO
+        };
+        let share = self.for_slow_arms().saturating_sub(reserve) / steady / slow_arms.max(1);
+        self.plan.arm.min(share)
+    }
+
+    /// Whether benchmarks follow the one that runs.
+    pub(crate) fn is_last(&self) -> bool {
+        self.benches_left == 0
     }
 
     /// Puts a metric into the results, unless it is there.

@@ -44,43 +44,42 @@ fn counts(pace: Pace) -> &'static [u32] {
 
 impl Idle {
     /// Ends all resident instances, so that nothing else shares pages with the ones that are counted.
-    pub(crate) fn prepare(harness: &mut Harness, quick: Duration) -> Self {
+    pub(crate) fn prepare(harness: &mut Harness) -> Self {
         for seat in &mut harness.seats {
             seat.end();
         }
-        let slow = harness
-            .seats
-            .iter()
-            .filter(|s| s.places().is_some() && s.arm.pace() != Pace::Quick)
-            .count() as u32;
-        let slow_budget = harness.share(harness.plan.idle_arm, quick, slow);
+        // What follows are starts, which have the reserve; the fraction of it that is for this is small.
+        let mut pool = match harness.is_last() {
+            true => harness.for_slow_arms(),
+            false => harness.for_slow_arms() / 4,
+        };
         let mut parts = Vec::new();
         for seat in 0..harness.seats.len() {
             if harness.seats[seat].places().is_none() {
                 continue;
             }
-            let pace = harness.seats[seat].arm.pace();
-            let budget = Budget::new(if pace == Pace::Quick {
-                harness.plan.idle_arm
-            } else {
-                slow_budget
-            });
             if let Some(reason) = harness.why_out(seat) {
                 harness.cut_off(seat, MEMORY_PER_INSTANCE, None, reason);
                 continue;
             }
-            let instances = counts(pace).last().copied().unwrap_or(1);
-            if let Some(cost) = harness.seats[seat].start_cost.map(|cost| cost * instances)
-                && cost > budget.limit()
-            {
-                let reason = format!("{instances} starts take about {}", clock::words(cost));
-                harness.cut_off(seat, MEMORY_PER_INSTANCE, Some(budget.limit()), reason);
-                continue;
+            let pace = harness.seats[seat].arm.pace();
+            let mut limit = harness.plan.idle_arm;
+            if pace != Pace::Quick {
+                limit = limit.min(pool);
+                let instances = counts(pace).last().copied().unwrap_or(1);
+                if let Some(cost) = harness.seats[seat].start_cost.map(|cost| cost * instances)
+                    && cost > limit
+                {
+                    let reason = format!("{instances} starts take about {}", clock::words(cost));
+                    harness.cut_off(seat, MEMORY_PER_INSTANCE, Some(limit), reason);
+                    continue;
+                }
+                pool -= limit;
             }
             parts.push(Part {
                 seat,
                 pace,
-                budget,
+                budget: Budget::new(limit),
                 series: Vec::new(),
                 cost: None,
                 out: false,

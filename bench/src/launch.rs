@@ -58,8 +58,10 @@ pub(crate) struct Launch {
     pub(crate) cgroups: Vec<Arc<File>>,
     /// The mount namespace to start in.
     pub(crate) mounts: Option<Arc<OwnedFd>>,
-    /// Commands that remove what an instance may leave when it is killed.
-    pub(crate) cleanup: Vec<Vec<OsString>>,
+    /// The command that removes what an instance may leave when it is killed.
+    pub(crate) cleanup: Option<Vec<OsString>>,
+    /// The command that removes what an instance leaves however it ends.
+    pub(crate) remove: Option<Vec<OsString>>,
 }
 
 impl Launch {
@@ -141,6 +143,8 @@ impl Launch {
             stderr,
             status: None,
             cleanup: self.cleanup.clone(),
+            remove: self.remove.clone(),
+            env: self.env.clone(),
         })
     }
 }
@@ -156,7 +160,9 @@ pub(crate) struct Running {
     pidfd: OwnedFd,
     stderr: File,
     status: Option<ExitStatus>,
-    cleanup: Vec<Vec<OsString>>,
+    cleanup: Option<Vec<OsString>>,
+    remove: Option<Vec<OsString>>,
+    env: Vec<(String, String)>,
 }
 
 /// What [`Running::wait_readable`] saw.
@@ -310,22 +316,26 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        let mut after = Vec::new();
         if self.status.is_none() {
-            // Everything below the launcher first: a container's process would outlive a launcher that has no time left.
+            // Everything below the launcher too: a container's process would outlive a launcher that has no time left.
             let below = processes::descendants(self.pid());
             for pid in std::iter::once(self.pid()).chain(below) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             let _ = self.child.wait();
-            for command in &self.cleanup {
-                if let Some((program, args)) = command.split_first() {
-                    let _ = Command::new(program)
-                        .args(args)
-                        .stdin(Stdio::null())
-                        .stdout(Stdio::null())
-                        .stderr(Stdio::null())
-                        .status();
-                }
+            after.extend(self.cleanup.take());
+        }
+        after.extend(self.remove.take());
+        for command in &after {
+            if let Some((program, args)) = command.split_first() {
+                let _ = Command::new(program)
+                    .args(args)
+                    .envs(self.env.iter().map(|(key, value)| (key, value)))
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status();
             }
         }
     }

@@ -17,6 +17,10 @@ pub(crate) struct Plan {
     /// What a benchmark's rounds should take together where no arm is slow: criterion fills it with as many as fit, and at
     /// least as many as a verdict needs.
     pub(crate) measurement: Duration,
+    /// What a benchmark takes of the run's time besides slow arms, its preparation included: an estimate.
+    pub(crate) bench: Duration,
+    /// What is kept of the run's time for idle memory and starts of slow arms.
+    pub(crate) reserve: Duration,
     /// Rounds of one metric of steady work that the budgets reckon with.
     pub(crate) rounds: u32,
     /// Rounds of starts.
@@ -46,6 +50,8 @@ impl Plan {
             name: "quick",
             run: Duration::from_secs(4 * 60),
             measurement: Duration::from_millis(1500),
+            bench: Duration::from_secs(3),
+            reserve: Duration::from_secs(60),
             rounds: 10,
             start_rounds: 12,
             sample: Duration::from_millis(5),
@@ -65,6 +71,8 @@ impl Plan {
             name: "default",
             run: Duration::from_secs(15 * 60),
             measurement: Duration::from_millis(5000),
+            bench: Duration::from_secs(8),
+            reserve: Duration::from_secs(340),
             rounds: 24,
             start_rounds: 30,
             sample: Duration::from_millis(10),
@@ -72,8 +80,8 @@ impl Plan {
             slow_instances: 1,
             patience: Duration::from_secs(20),
             arm: Duration::from_secs(12),
-            start_arm: Duration::from_secs(240),
-            idle_arm: Duration::from_secs(60),
+            start_arm: Duration::from_secs(320),
+            idle_arm: Duration::from_secs(90),
             idle_rounds: 10,
         }
     }
@@ -84,6 +92,8 @@ impl Plan {
             name: "full",
             run: Duration::from_secs(70 * 60),
             measurement: Duration::from_millis(25_000),
+            bench: Duration::from_secs(35),
+            reserve: Duration::from_secs(1600),
             rounds: 60,
             start_rounds: 100,
             sample: Duration::from_millis(20),
@@ -176,6 +186,21 @@ impl Budget {
     }
 }
 
+/// Shares out `pool` among slow arms that need so much each, the cheapest first, so that one which would take everything
+/// does not keep the others from being measured. `None` for those that the pool does not reach.
+pub(crate) fn share_out(mut pool: Duration, needs: &[Duration]) -> Vec<Option<Duration>> {
+    let mut order: Vec<usize> = (0..needs.len()).collect();
+    order.sort_by_key(|&arm| needs[arm]);
+    let mut shares = vec![None; needs.len()];
+    for arm in order {
+        if let Some(left) = pool.checked_sub(needs[arm]) {
+            pool = left;
+            shares[arm] = Some(needs[arm]);
+        }
+    }
+    shares
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +229,15 @@ mod tests {
         budget.spend(5 * SECOND);
         assert!(budget.is_exhausted());
         assert_eq!(budget.left(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_cheapest_arms_are_served_first() {
+        assert_eq!(
+            share_out(20 * SECOND, &[250 * SECOND, 12 * SECOND, 5 * SECOND]),
+            [None, Some(12 * SECOND), Some(5 * SECOND)]
+        );
+        assert_eq!(share_out(Duration::ZERO, &[SECOND]), [None]);
     }
 
     #[test]

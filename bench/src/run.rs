@@ -69,20 +69,25 @@ fn run(line: &CommandLine) -> Result<()> {
         let mut group = criterion.benchmark_group(family[0].bench.0);
         for work in family {
             benchmark::run(&mut group, work.bench.1, &mut harness, |harness| {
-                Steady::prepare(harness, work.clone(), plan.measurement)
+                Steady::prepare(harness, work.clone())
             });
         }
     }
-    benchmark::run(
-        &mut criterion.benchmark_group(IDLE.0),
-        IDLE.1,
-        &mut harness,
-        |harness| Idle::prepare(harness, plan.measurement),
-    );
+    // Their rounds take longer; what the user says on the command line comes first.
+    let longer = |times| (!line.measurement_time).then(|| plan.measurement * times);
+    let mut group = criterion.benchmark_group(IDLE.0);
+    if let Some(time) = longer(6) {
+        group.measurement_time(time);
+    }
+    benchmark::run(&mut group, IDLE.1, &mut harness, Idle::prepare);
+    group.finish();
     let mut group = criterion.benchmark_group(STARTS[0].0.0);
+    if let Some(time) = longer(2) {
+        group.measurement_time(time);
+    }
     for ((_, name), condition) in STARTS {
         benchmark::run(&mut group, name, &mut harness, |harness| {
-            Starts::prepare(harness, condition, plan.measurement)
+            Starts::prepare(harness, condition)
         });
     }
     group.finish();
@@ -112,13 +117,11 @@ fn prepare(line: &CommandLine, plan: Plan, measure: bool, works: &[Work]) -> Res
     images.copy_rootfs(&rootfs)?;
     let candidates = candidates(&command, &images, limits, &scratch, &rootfs)?;
 
-    let chosen = works
-        .iter()
-        .map(|work| work.bench)
-        .chain([IDLE])
-        .chain(STARTS.map(|(bench, _)| bench))
-        .filter(|(group, name)| line.takes(&format!("{group}/{name}")))
-        .count() as u32;
+    let takes = |(group, name): &(&str, &str)| line.takes(&format!("{group}/{name}"));
+    let steady = works.iter().filter(|work| takes(&work.bench)).count() as u32;
+    let others = [IDLE].into_iter().chain(STARTS.map(|(bench, _)| bench));
+    let unsteady = others.filter(takes).count() as u32;
+    let chosen = steady + unsteady;
     let mut results = Results::new(
         format!("plimsoll bench {}", env!("CARGO_PKG_VERSION")),
         clock::unix_ms(),
@@ -153,6 +156,7 @@ fn prepare(line: &CommandLine, plan: Plan, measure: bool, works: &[Work]) -> Res
         places,
         keeps: measure,
         benches: chosen,
+        unsteady,
     }))
 }
 

@@ -12,7 +12,7 @@ use crate::evict;
 use crate::harness::{Harness, sample};
 use crate::launch::{Launch, Trouble};
 use crate::order;
-use crate::plan::{Allowance, Budget, ROUNDS_FOR_A_VERDICT};
+use crate::plan::{self, Budget, ROUNDS_FOR_A_VERDICT};
 
 /// Timelines of an arm that starts quickly are taken from starts of their own, so many.
 const TIMELINES: u32 = 3;
@@ -127,8 +127,8 @@ struct Part {
 }
 
 impl Starts {
-    /// Tries every arm once, which warms caches and shows which arms cannot start at all.
-    pub(crate) fn prepare(harness: &mut Harness, condition: Condition, quick: Duration) -> Self {
+    /// Tries every arm once, which warms caches and shows which arms cannot start at all, and shares out the time.
+    pub(crate) fn prepare(harness: &mut Harness, condition: Condition) -> Self {
         // No resident instance may hold the image's pages or the CPU.
         for seat in &mut harness.seats {
             seat.end();
@@ -137,12 +137,6 @@ impl Starts {
         for metric in &metrics {
             harness.begin_metric(metric.clone());
         }
-        let slow = harness
-            .seats
-            .iter()
-            .filter(|seat| seat.arm.pace() != Pace::Quick)
-            .count() as u32;
-        let slow_budget = harness.share(harness.plan.start_arm, quick, slow.max(1));
         let mut starts = Self {
             condition,
             metrics,
@@ -150,24 +144,24 @@ impl Starts {
             rounds: 0,
             ratios: Ratios::default(),
         };
+        let mut costs = Vec::new();
         for seat in 0..harness.seats.len() {
             let pace = harness.seats[seat].arm.pace();
-            let budget = if pace == Pace::Quick {
-                harness.plan.start_arm
-            } else {
-                slow_budget
-            };
-            let mut part = Part {
+            let budget = Budget::new(harness.plan.start_arm);
+            let part = Part {
                 seat,
-                budget: Budget::new(budget),
+                budget,
                 twice: None,
                 valid: 0,
                 pace,
                 round: Vec::new(),
             };
-            match starts.enter(harness, &mut part) {
-                Ok(true) => starts.parts.push(part),
-                Ok(false) => {}
+            match starts.learn_cost(harness, &part) {
+                Ok(Some(cost)) => {
+                    starts.parts.push(part);
+                    costs.push(cost);
+                }
+                Ok(None) => {}
                 Err(Trouble::Interrupted) => break,
                 Err(trouble) => {
                     harness.seats[seat].failed(&trouble);
@@ -175,7 +169,42 @@ impl Starts {
                 }
             }
         }
+        starts.share_out(harness, &costs);
         starts
+    }
+
+    /// Gives the quick arms two samples a round, and slow ones, the quickest first, one in each of as many rounds as a
+    /// verdict needs, as long as there is time.
+    fn share_out(&mut self, harness: &mut Harness, costs: &[Duration]) {
+        let slow: Vec<usize> = (0..self.parts.len())
+            .filter(|&at| self.parts[at].pace != Pace::Quick)
+            .collect();
+        // A tenth more, since no two starts take the same.
+        let need = |at: usize| costs[at] * ROUNDS_FOR_A_VERDICT * 11 / 10;
+        let needs: Vec<Duration> = slow.iter().map(|&at| need(at)).collect();
+        // Cold starts follow warm ones: something is left to them, though not as much.
+        let pool = match harness.is_last() {
+            true => harness.for_slow_arms(),
+            false => harness.for_slow_arms() * 4 / 5,
+        };
+        let shares = plan::share_out(pool, &needs);
+        for part in &mut self.parts {
+            part.twice = Some(true);
+        }
+        for (&at, share) in slow.iter().zip(shares) {
+            self.parts[at].budget = Budget::new(share.unwrap_or(pool).min(harness.plan.start_arm));
+            let fits = share.is_some_and(|share| share <= harness.plan.start_arm);
+            self.parts[at].twice = fits.then_some(false);
+            if !fits {
+                let left = self.parts[at].budget.limit();
+                let reason = format!(
+                    "a start takes about {}, {ROUNDS_FOR_A_VERDICT} are needed, and there were {} for them",
+                    clock::words(costs[at]),
+                    clock::words(left)
+                );
+                self.cut_off(harness, &self.parts[at], &reason);
+            }
+        }
     }
 
     fn cut_off(&self, harness: &mut Harness, part: &Part, reason: &str) {
@@ -189,57 +218,34 @@ impl Starts {
         }
     }
 
-    /// Whether the arm takes part.
-    fn enter(&self, harness: &mut Harness, part: &mut Part) -> Result<bool, Trouble> {
+    /// What a start of the arm takes; `None` if it takes no part.
+    fn learn_cost(&self, harness: &mut Harness, part: &Part) -> Result<Option<Duration>, Trouble> {
         if let Some(reason) = harness.why_out(part.seat) {
             self.cut_off(harness, part, &reason);
-            return Ok(false);
+            return Ok(None);
         }
         let seat = &harness.seats[part.seat];
         if self.condition == Condition::Cold && seat.arm.image_files().is_empty() {
-            self.cut_off(harness, part, "its store is its own: nothing of it can be put out of the page cache with certainty");
-            return Ok(false);
+            let reason = "nothing of its own store can be put out of the page cache with certainty";
+            self.cut_off(harness, part, reason);
+            return Ok(None);
         }
-        // What is known of a slow arm is not found out again. (A resident's start lacks the way down.)
-        let cost = match (part.pace, seat.start_cost) {
-            (Pace::VerySlow, Some(cost)) => cost,
-            _ => {
-                let limit = Self::limit(harness.plan.patience, part);
-                let launch = seat
-                    .arm
-                    .launch(&["hello"], &Purpose::Start { timeline: None })
-                    .map_err(Trouble::Answer)?;
-                let begun = clock::now();
-                let started = once(&launch, limit)?;
-                part.budget
-                    .spend(Duration::from_nanos(clock::now() - begun));
-                Duration::from_nanos(started.exit)
-            }
-        };
-        let seat = &mut harness.seats[part.seat];
-        seat.start_cost = Some(seat.start_cost.map_or(cost, |known| known.min(cost)));
+        // What is known of a slow arm is not found out again.
+        if let (false, Some(cost)) = (part.pace == Pace::Quick, seat.start_cost) {
+            return Ok(Some(cost));
+        }
+        let limit = Self::limit(harness.plan.patience, part);
+        let purpose = Purpose::Start { timeline: None };
+        let launch = seat
+            .arm
+            .launch(&["hello"], &purpose)
+            .map_err(Trouble::Answer)?;
+        let cost = Duration::from_nanos(once(&launch, limit)?.exit);
+        harness.seats[part.seat].start_cost = Some(cost);
         if part.pace == Pace::Quick && self.condition == Condition::Warm {
             self.timelines(harness, part.seat);
         }
-        let rounds = if part.pace == Pace::Quick {
-            harness.plan.start_rounds
-        } else {
-            ROUNDS_FOR_A_VERDICT
-        };
-        part.twice = match part.budget.allows(cost, rounds) {
-            Allowance::Twice => Some(part.pace == Pace::Quick),
-            Allowance::Once => Some(false),
-            Allowance::CutOff => {
-                let reason = format!(
-                    "a start takes about {}, {ROUNDS_FOR_A_VERDICT} are needed, and {} were left for them",
-                    clock::words(cost),
-                    clock::words(part.budget.left())
-                );
-                self.cut_off(harness, part, &reason);
-                return Ok(false);
-            }
-        };
-        Ok(true)
+        Ok(Some(cost))
     }
 
     fn limit(patience: Duration, part: &Part) -> Duration {

@@ -14,6 +14,11 @@ use crate::plan::{Allowance, Budget, ROUNDS_FOR_A_VERDICT};
 use crate::session::Answer;
 use crate::suite::Work;
 
+/// How often at least a number of iterations is tried.
+const REPEATS: u32 = 4;
+/// Arms whose numbers of iterations differ by no more than this factor get the same.
+const ALIKE: u64 = 4;
+
 /// One benchmark of steady work while it runs.
 pub(crate) struct Steady {
     work: Work,
@@ -45,7 +50,7 @@ struct Part {
 
 impl Steady {
     /// Starts instances where needed, sets the work up in them and finds out how many iterations make a sample.
-    pub(crate) fn prepare(harness: &mut Harness, work: Work, quick: Duration) -> Self {
+    pub(crate) fn prepare(harness: &mut Harness, work: Work) -> Self {
         let metric = work.id();
         harness.begin_metric(work.metric(harness.sizes));
         let slow = harness
@@ -53,7 +58,7 @@ impl Steady {
             .iter()
             .filter(|seat| seat.places().is_some() && seat.arm.pace() != Pace::Quick)
             .count();
-        let slow_budget = harness.share(harness.plan.arm, quick, slow as u32);
+        let slow_budget = harness.steady_share(slow as u32);
         let mut steady = Self {
             work,
             metric,
@@ -133,13 +138,6 @@ impl Steady {
             harness.seats[part.seat].page_cost =
                 Some(cost / iterations.min(u64::from(u32::MAX)) as u32);
         }
-        let instances =
-            harness.seats[part.seat].instances_a_metric(plan.instances, plan.slow_instances);
-        part.fresh_every = if instances > 1 {
-            (plan.rounds / instances).max(1)
-        } else {
-            u32::MAX
-        };
         part.twice = match part.budget.allows(cost, plan.rounds) {
             Allowance::Twice => Some(true),
             Allowance::Once => Some(false),
@@ -179,8 +177,8 @@ impl Steady {
         harness.look_inside(part.seat, limit)
     }
 
-    /// Sets up, then asks for ever more iterations until a sample takes as long as planned. Ends with a request for just
-    /// that many, which warms caches and is not counted. Returns the iterations and what a sample costs.
+    /// Sets up, then asks for ever more iterations until a sample takes as long as planned, and for about that many a few
+    /// times over, which warms caches. Returns the iterations and what a sample costs.
     fn calibrate(&self, harness: &mut Harness, part: &Part) -> Result<(u64, Duration), Trouble> {
         let target = harness.plan.sample.as_nanos() as u64;
         let limit = part.budget.left();
@@ -190,22 +188,23 @@ impl Steady {
             self.ask(harness, part.seat, n, left)
         };
         ask(harness, 0)?;
-        let mut n = 1;
-        loop {
+        let (mut n, mut cost) = (1, Duration::MAX);
+        // The quickest of a few counts: what else the machine does can only add to it.
+        let mut each = u64::MAX;
+        for repeat in 0.. {
             let answer = ask(harness, n)?;
-            let each = (answer.elapsed / n).max(1);
+            each = each.min((answer.elapsed / n).max(1));
+            cost = cost.min(Duration::from_nanos(answer.host()));
             let wanted = (target / each).max(1);
-            let cost = Duration::from_nanos(answer.host());
-            if wanted <= n.saturating_mul(2) {
-                // One that is far too long already is not repeated for the sake of warmth.
-                if wanted > 1 || answer.elapsed < target * 4 {
-                    let answer = ask(harness, wanted)?;
-                    return Ok((wanted, Duration::from_nanos(answer.host())));
-                }
-                return Ok((1, cost));
+            if wanted > n.saturating_mul(2) {
+                cost = Duration::MAX;
+                n = wanted.min(n.saturating_mul(50));
+            } else if repeat >= REPEATS || answer.elapsed > target * 4 {
+                n = wanted;
+                break;
             }
-            n = wanted.min(n.saturating_mul(50));
         }
+        Ok((n, cost))
     }
 
     fn request(&self, harness: &Harness, seat: usize, iterations: u64) -> Result<String, Trouble> {
@@ -236,7 +235,7 @@ impl Steady {
             return;
         };
         for part in &mut self.parts {
-            if (reference / 2..=reference.saturating_mul(2)).contains(&part.iterations) {
+            if (reference / ALIKE..=reference.saturating_mul(ALIKE)).contains(&part.iterations) {
                 part.iterations = reference;
             }
         }
@@ -358,6 +357,19 @@ impl Steady {
 }
 
 impl Rounds for Steady {
+    /// Spreads each arm's instances evenly over the rounds.
+    fn expect(&mut self, harness: &mut Harness, rounds: u32) {
+        for part in &mut self.parts {
+            let seat = &harness.seats[part.seat];
+            let instances =
+                seat.instances_a_metric(harness.plan.instances, harness.plan.slow_instances);
+            part.fresh_every = match instances {
+                1 => u32::MAX,
+                _ => rounds.div_ceil(instances).max(1),
+            };
+        }
+    }
+
     /// One whole round. `record` is false for the round that only warms up, which leaves out the arms that are slow.
     fn round(&mut self, harness: &mut Harness, record: bool) {
         let places: Vec<Option<bool>> = self

@@ -136,6 +136,7 @@ fn harness(arms: Vec<Direct>, scratch: &Path) -> Harness {
         places: crate::outcome::Places::find(),
         keeps: false,
         benches: 1,
+        unsteady: 0,
     })
 }
 
@@ -174,7 +175,7 @@ fn an_arm_slowed_by_ten_per_cent_is_found_out() {
     let mut harness = harness(arms, program.directory.path());
     // Short samples: most of them then lie within one time slice, however many other programs want the CPU.
     harness.plan.sample = Duration::from_millis(1);
-    let mut steady = Steady::prepare(&mut harness, work("cpu.sha256"), Duration::from_secs(1));
+    let mut steady = Steady::prepare(&mut harness, work("cpu.sha256"));
     let mut said = String::new();
     for _ in 0..20 {
         for _ in 0..50 {
@@ -211,12 +212,13 @@ fn rounds_are_interleaved_and_instances_are_replaced() {
     ];
     let mut harness = harness(arms, program.directory.path());
     let plan_rounds = harness.plan.rounds;
-    let mut steady = Steady::prepare(&mut harness, work("kernel.getpid"), Duration::from_secs(1));
+    let mut steady = Steady::prepare(&mut harness, work("kernel.getpid"));
     steady.round(&mut harness, false);
     assert!(
         harness.results.rounds("kernel.getpid").is_empty(),
         "a round that warms up is not kept"
     );
+    steady.expect(&mut harness, plan_rounds);
     for _ in 0..plan_rounds {
         steady.round(&mut harness, true);
     }
@@ -254,7 +256,7 @@ fn an_arm_that_is_too_slow_is_cut_off_and_the_others_go_on() {
     let arms = vec![arm(arm_id::NATIVE, ArmKind::Native, &program, ""), hanging];
     let mut harness = harness(arms, program.directory.path());
     (harness.plan.arm, harness.plan.patience) = (Duration::ZERO, Duration::from_millis(500));
-    let mut steady = Steady::prepare(&mut harness, work("kernel.getpid"), Duration::from_secs(1));
+    let mut steady = Steady::prepare(&mut harness, work("kernel.getpid"));
     for _ in 0..10 {
         steady.round(&mut harness, true);
     }
@@ -288,7 +290,7 @@ fn wrong_results_and_wrong_clocks_void_samples() {
     );
     let arms = vec![arm(arm_id::NATIVE, ArmKind::Native, &program, ""), wrong];
     let mut harness = harness(arms, program.directory.path());
-    let mut steady = Steady::prepare(&mut harness, work("cpu.sha256"), Duration::from_secs(1));
+    let mut steady = Steady::prepare(&mut harness, work("cpu.sha256"));
     steady.round(&mut harness, true);
     let samples = &harness.results.rounds("cpu.sha256")[0].samples;
     for sample in samples {
@@ -315,7 +317,7 @@ fn wrong_results_and_wrong_clocks_void_samples() {
         let arms = vec![arm(arm_id::NATIVE, ArmKind::Native, &program, ""), fast];
         self::harness(arms, program.directory.path())
     };
-    let mut steady = Steady::prepare(&mut harness, work("kernel.getpid"), Duration::from_secs(1));
+    let mut steady = Steady::prepare(&mut harness, work("kernel.getpid"));
     steady.round(&mut harness, true);
     let samples = &harness.results.rounds("kernel.getpid")[0].samples;
     let fast = samples
@@ -336,11 +338,7 @@ fn an_arm_that_never_starts_is_not_tried_for_ever() {
         .into_iter()
         .enumerate()
     {
-        drop(Steady::prepare(
-            &mut harness,
-            work(id),
-            Duration::from_secs(1),
-        ));
+        drop(Steady::prepare(&mut harness, work(id)));
         let reason = &harness.results.cut_off(id, "container").unwrap().reason;
         assert!(reason.contains("no such image"), "{reason}");
         assert_eq!(reason.contains("did not start"), n == 2, "{reason}");

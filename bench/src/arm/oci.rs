@@ -96,7 +96,7 @@ impl Arm for Runtime {
             "--force".as_ref(),
             id.as_ref(),
         ];
-        launch.cleanup.push(
+        launch.cleanup = Some(
             delete
                 .map(|word: &std::ffi::OsStr| word.to_owned())
                 .to_vec(),

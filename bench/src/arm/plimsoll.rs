@@ -1,5 +1,7 @@
 //! Plimsoll's own arms: its container with and without the seccomp filter, and its virtual machine on either accelerator.
 
+use std::cell::Cell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -26,6 +28,8 @@ pub(crate) struct Plimsoll {
     pace: Pace,
     images: Rc<Images>,
     limits: Limits,
+    /// Resident instances so far: their names.
+    started: Cell<u32>,
 }
 
 /// The four arms, in the order of the report.
@@ -38,6 +42,7 @@ pub(crate) fn candidates(command: &Command, images: &Rc<Images>, limits: Limits)
             pace,
             images: images.clone(),
             limits,
+            started: Cell::new(0),
         }) as Box<dyn Arm>)
     };
     let container = entry(arm_id::CONTAINER, "container", ArmKind::Container);
@@ -113,25 +118,37 @@ impl Arm for Plimsoll {
     }
 
     fn launch(&self, workload: &[&str], purpose: &Purpose) -> Result<Launch, String> {
-        let mut args: Vec<String> = vec![
-            "run".to_owned(),
-            "--rm".to_owned(),
-            "--network".to_owned(),
-            "none".to_owned(),
-        ];
+        let mut args = vec!["run".to_owned(), "--network".to_owned(), "none".to_owned()];
         args.extend(self.flags.iter().map(|&flag| flag.to_owned()));
+        let mut remove = None;
         let image = match purpose {
-            Purpose::Start { .. } => image::BASE,
+            Purpose::Start { .. } => {
+                args.push("--rm".to_owned());
+                image::BASE
+            }
             Purpose::Resident => {
+                // Not --rm: what will be thrown away anyway need not reach the disk, and fsync would cost nothing.
+                let name = format!(
+                    "bench-{}-{}-{}",
+                    std::process::id(),
+                    self.about.id,
+                    self.started.get()
+                );
+                self.started.set(self.started.get() + 1);
                 args.push("-i".to_owned());
                 args.extend(["--cpus".to_owned(), self.limits.cpus.to_string()]);
                 args.extend(["-m".to_owned(), self.limits.memory.to_string()]);
+                args.extend(["--name".to_owned(), name.clone()]);
+                let rm = ["rm", "-f", &name].map(OsString::from);
+                let program = OsString::from(&self.command.program);
+                remove = Some(std::iter::once(program).chain(rm).collect());
                 &self.images.data.name
             }
         };
         args.extend([image.to_owned(), "/bin/workload".to_owned()]);
         args.extend(workload.iter().map(|&word| word.to_owned()));
         let mut launch = Launch::new(&self.command.program, args);
+        launch.remove = remove;
         launch.env.push((
             "PLIMSOLL_ROOT".to_owned(),
             self.command.root.display().to_string(),

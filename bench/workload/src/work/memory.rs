@@ -14,14 +14,18 @@ pub(crate) enum Prepared {
         c: Vec<f64>,
     },
     Chase {
-        next: Vec<Line>,
+        lines: Vec<Line>,
+        at: u32,
     },
 }
 
-/// One cache line that holds the number of the next one.
+/// One cache line: the number of the next one, and its own place on the way, from 0.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(crate) struct Line(u32);
+pub(crate) struct Line {
+    next: u32,
+    place: u32,
+}
 
 /// Bytes of one triad array unless told: three of them fit a VM of 256 MiB. STREAM asks for four times the last-level
 /// cache, so the harness gives a size where the memory limit leaves room.
@@ -83,7 +87,8 @@ fn array<T>(n: usize, value: impl Fn(usize) -> T) -> Result<Vec<T>, String> {
 }
 
 /// Loads that each depend on the last: one cycle through `size=BYTES` in random order, a line each. One step is
-/// [`HOPS`] of them and goes on where the last one ended, so that no cache learns the way.
+/// [`HOPS`] of them and goes on where the last one ended, also that of an earlier request, so that no cache learns the
+/// way.
 pub(crate) fn chase(
     iterations: u64,
     args: &mut Args<'_>,
@@ -98,41 +103,45 @@ pub(crate) fn chase(
     )?;
     args.finish()?;
     let n = size as usize / size_of::<Line>();
-    if !matches!(&state.prepared, Some(Prepared::Chase { next }) if next.len() == n) {
+    if !matches!(&state.prepared, Some(Prepared::Chase { lines, .. }) if lines.len() == n) {
         state.prepared = None;
-        // Sattolo's shuffle: a permutation that is one single cycle.
-        let mut next: Vec<Line> = array(n, |i| Line(i as u32))?;
+        // The order of the way (Fisher and Yates's shuffle), then the way itself.
+        let mut order: Vec<u32> = array(n, |i| i as u32)?;
         for i in (1..n).rev() {
-            let j = (mix(i as u64) % i as u64) as usize;
-            next.swap(i, j);
+            order.swap(i, (mix(i as u64) % (i as u64 + 1)) as usize);
         }
-        state.prepared = Some(Prepared::Chase { next });
+        let mut lines = array(n, |_| Line { next: 0, place: 0 })?;
+        for (place, &line) in order.iter().enumerate() {
+            let next = order[(place + 1) % n];
+            lines[line as usize] = Line {
+                next,
+                place: place as u32,
+            };
+        }
+        state.prepared = Some(Prepared::Chase {
+            lines,
+            at: order[0],
+        });
     }
-    let Some(Prepared::Chase { next }) = &mut state.prepared else {
+    let Some(Prepared::Chase { lines, at }) = &mut state.prepared else {
         return Err("the lines are gone".to_owned());
     };
-    let next = black_box(&*next);
-    let mut at = 0u32;
-    let mut hops = 0u64;
+    let begun = u64::from(lines[*at as usize].place);
     watch.time(|| {
+        let lines = black_box(&*lines);
+        let mut here = *at;
         for _ in 0..iterations {
             for _ in 0..HOPS {
-                at = next[at as usize].0;
+                here = lines[here as usize].next;
             }
-            hops += HOPS;
         }
+        *at = here;
     });
-    if iterations == 0 {
-        return Ok(0);
+    let expected = (begun + iterations % n as u64 * HOPS) % n as u64;
+    if u64::from(lines[*at as usize].place) != expected {
+        return Err("the way through the memory led somewhere else".to_owned());
     }
-    // Going on to the end of the cycle must lead back to its start.
-    for _ in 0..(n as u64 - hops % n as u64) % n as u64 {
-        at = next[at as usize].0;
-    }
-    if at != 0 {
-        return Err("the way through the memory did not lead back".to_owned());
-    }
-    Ok(mix(n as u64))
+    Ok(if iterations == 0 { 0 } else { mix(n as u64) })
 }
 
 /// Dependent loads in one step of [`chase`].
