@@ -101,14 +101,11 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
 pub fn start(launch: Launch<'_>) -> Result<Container> {
     check_id(launch.id)?;
     let plan = Plan::new(launch.spec, &launch.rootfs)?;
-    let mut cgroup = match cgroup_of(&launch)? {
+    let cgroup = match cgroup_of(&launch)? {
         Some((path, resources)) => Some(Cgroup::plan(&path, &resources)?),
         None => None,
     };
-    let view = match &cgroup {
-        Some(cgroup) => cgroup.view(),
-        None => cgroup::View::default(),
-    };
+    let view = cgroup.as_ref().map(Cgroup::view).unwrap_or_default();
     // In a user namespace the process may not: the launcher puts it there.
     let enters = !plan.namespaces.has_user();
     let entrances = cgroup
@@ -116,7 +113,11 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         .filter(|_| enters)
         .map(Cgroup::entrances)
         .unwrap_or_default();
-    let mut stages = Vec::with_capacity(5);
+    let mut starting = Starting {
+        child: None,
+        cgroup,
+        stages: Vec::with_capacity(5),
+    };
 
     let [ours, theirs] =
         socket::pair().map_err(|errno| Error::setup("make a socket pair", errno))?;
@@ -124,26 +125,10 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
     let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
     let launcher = this_process()?;
     let own_program = own_program()?;
-    let null;
-    let (child_stdio, _kept) = match launch.stdio {
-        Stdio::Inherit { stdin: true } => (ChildStdio::Descriptors([0, 1, 2]), None),
-        Stdio::Inherit { stdin: false } => {
-            null = fs::File::open("/dev/null")
-                .map_err(|error| Error::setup("open /dev/null", error))?;
-            (ChildStdio::Descriptors([null.as_raw_fd(), 1, 2]), None)
-        }
-        Stdio::Descriptors(three) => {
-            let [input, output, error] = &three;
-            (
-                ChildStdio::Descriptors([input.as_raw_fd(), output.as_raw_fd(), error.as_raw_fd()]),
-                Some(three),
-            )
-        }
-        Stdio::Terminal { rows, columns } => (ChildStdio::Terminal { rows, columns }, None),
-    };
+    let streams = Streams::new(launch.stdio)?;
 
     // On version 2 the process is born in its cgroup; those of version 1 are made while it makes its mounts.
-    let born_in = match &mut cgroup {
+    let born_in = match &mut starting.cgroup {
         Some(cgroup) => cgroup.make_unified()?,
         None => None,
     };
@@ -154,27 +139,14 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         socket: theirs.as_raw_fd(),
         launcher: launcher.as_raw_fd(),
         own_program,
-        stdio: child_stdio,
+        stdio: streams.child(),
     };
-    let child = match clone_into_namespaces(&plan, &context, born_in.as_ref().map(AsFd::as_fd)) {
-        Ok(child) => child,
-        Err(error) => {
-            discard(cgroup);
-            return Err(error);
-        }
-    };
-    stages.push(Stage {
-        name: "clone",
-        at: sys::monotonic(),
-    });
-    drop(theirs);
-    let mut starting = Starting {
-        child: Some(child),
-        cgroup,
-    };
-
-    let child = starting.child();
+    let child = clone_into_namespaces(&plan, &context, born_in.as_ref().map(AsFd::as_fd))?;
     let pid = child.pid;
+    starting.child = Some(child);
+    starting.reached("clone");
+    drop((theirs, streams, born_in));
+
     if plan.namespaces.makes_user() {
         write_mappings(pid, &plan)?;
         tell(&ours, None)?;
@@ -184,55 +156,78 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
     }
     if let Some(cgroup) = &mut starting.cgroup {
         cgroup.make_controllers((!enters).then_some(pid as u32))?;
-        stages.push(Stage {
-            name: "cgroup",
-            at: sys::monotonic(),
-        });
+        starting.reached("cgroup");
     }
     let network = if plan.namespaces.network_by_launcher() {
-        let network = network::new_namespace()?;
-        stages.push(Stage {
-            name: "network",
-            at: sys::monotonic(),
-        });
-        Some(network)
+        Some(network::new_namespace()?)
     } else {
         None
     };
+    if network.is_some() {
+        starting.reached("network");
+    }
     tell(&ours, network.as_ref().map(AsFd::as_fd))?;
     drop(network);
     // Held, so that the end of the process does not wait for the namespace to be taken down (see Container::wait).
-    let mounts = if plan.namespaces.makes_mount() {
-        fs::File::open(format!("/proc/{pid}/ns/mnt")).ok()
-    } else {
-        None
+    let mounts = match plan.namespaces.makes_mount() {
+        true => fs::File::open(format!("/proc/{pid}/ns/mnt"))
+            .ok()
+            .map(OwnedFd::from),
+        false => None,
     };
+    let terminal = listen(&mut starting, &ours, &plan)?;
+    starting.reached("exec");
+    starting.finish(|child, stages, cgroup| {
+        Container::new(
+            launch.id,
+            child.pid,
+            child.pidfd,
+            terminal,
+            mounts,
+            stages,
+            cgroup,
+        )
+    })
+}
 
-    let terminal = listen(&mut starting, &ours, &plan, &mut stages)?;
-    stages.push(Stage {
-        name: "exec",
-        at: sys::monotonic(),
-    });
-    stages.sort_by_key(|stage| stage.at);
-    let (child, cgroup) = starting.finish();
-    Ok(Container::new(
-        launch.id,
-        child.pid,
-        child.pidfd,
-        terminal,
-        mounts.map(OwnedFd::from),
-        stages,
-        cgroup,
-    ))
+/// The container's standard streams on the launcher's side, kept until the process has its copies.
+enum Streams {
+    Null(fs::File),
+    Inherited,
+    Given([OwnedFd; 3]),
+    Terminal { rows: u16, columns: u16 },
+}
+
+impl Streams {
+    fn new(stdio: Stdio) -> Result<Self> {
+        Ok(match stdio {
+            Stdio::Inherit { stdin: true } => Self::Inherited,
+            Stdio::Inherit { stdin: false } => Self::Null(
+                fs::File::open("/dev/null")
+                    .map_err(|error| Error::setup("open /dev/null", error))?,
+            ),
+            Stdio::Descriptors(three) => Self::Given(three),
+            Stdio::Terminal { rows, columns } => Self::Terminal { rows, columns },
+        })
+    }
+
+    fn child(&self) -> ChildStdio {
+        match self {
+            Self::Null(null) => ChildStdio::Descriptors([null.as_raw_fd(), 1, 2]),
+            Self::Inherited => ChildStdio::Descriptors([0, 1, 2]),
+            Self::Given(three) => {
+                ChildStdio::Descriptors([0, 1, 2].map(|stream: usize| three[stream].as_raw_fd()))
+            }
+            Self::Terminal { rows, columns } => ChildStdio::Terminal {
+                rows: *rows,
+                columns: *columns,
+            },
+        }
+    }
 }
 
 /// Follows the process until it executes its command: its terminal, or what went wrong.
-fn listen(
-    starting: &mut Starting,
-    socket: &OwnedFd,
-    plan: &Plan,
-    stages: &mut Vec<Stage>,
-) -> Result<Option<OwnedFd>> {
+fn listen(starting: &mut Starting, socket: &OwnedFd, plan: &Plan) -> Result<Option<OwnedFd>> {
     let mut terminal = None;
     let mut ready = false;
     loop {
@@ -255,7 +250,7 @@ fn listen(
                 ready = true;
                 for (name, at) in [("rootfs", rootfs), ("network", network)] {
                     if at != 0 {
-                        stages.push(Stage { name, at });
+                        starting.stages.push(Stage { name, at });
                     }
                 }
             }
@@ -274,26 +269,37 @@ fn listen(
 struct Starting {
     child: Option<Child>,
     cgroup: Option<Cgroup>,
+    stages: Vec<Stage>,
 }
 
 impl Starting {
-    fn child(&self) -> &Child {
-        self.child
-            .as_ref()
-            .expect("the process is taken out only by finish, which consumes this")
+    fn reached(&mut self, name: &'static str) {
+        self.stages.push(Stage {
+            name,
+            at: sys::monotonic(),
+        });
     }
 
-    fn finish(mut self) -> (Child, Option<Cgroup>) {
+    /// Hands everything over to the container.
+    fn finish(
+        mut self,
+        container: impl FnOnce(Child, Vec<Stage>, Option<Cgroup>) -> Container,
+    ) -> Result<Container> {
         let child = self
             .child
             .take()
-            .expect("the process is taken out only here");
-        (child, self.cgroup.take())
+            .ok_or_else(|| Error::setup("find the container's process", Errno(libc::ESRCH)))?;
+        let mut stages = std::mem::take(&mut self.stages);
+        stages.sort_by_key(|stage| stage.at);
+        Ok(container(child, stages, self.cgroup.take()))
     }
 
     /// The process ended without a word.
     fn died(&mut self, plan: &Plan) -> Error {
-        let ended = process::wait(self.child().pidfd.as_raw_fd(), true);
+        let ended = match &self.child {
+            Some(child) => process::wait(child.pidfd.as_raw_fd(), true),
+            None => Ok(None),
+        };
         let oom = self
             .cgroup
             .as_ref()
@@ -321,14 +327,10 @@ impl Drop for Starting {
             let _ = clone::pidfd_send_signal(child.pidfd.as_raw_fd(), libc::SIGKILL);
             let _ = process::wait(child.pidfd.as_raw_fd(), true);
         }
-        discard(self.cgroup.take());
-    }
-}
-
-/// Removes the cgroups of a start that failed; what cannot be removed now is found later by its name.
-fn discard(cgroup: Option<Cgroup>) {
-    if let Some(cgroup) = cgroup {
-        let _ = cgroup.remove();
+        if let Some(cgroup) = self.cgroup.take() {
+            // What cannot be removed now is found later by its name.
+            let _ = cgroup.remove();
+        }
     }
 }
 
