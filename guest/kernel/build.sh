@@ -68,8 +68,11 @@ child=
 cleanup() {
   local status=$?
   trap - EXIT
+  trap '' HUP INT TERM
   if [[ -n $child ]]; then
-    kill -TERM -- "-$child" 2>/dev/null || true
+    # Not TERM: unshare waits for its child whatever it is told, and its child is an init, which heeds only what it
+    # has asked for.
+    kill -KILL -- "-$child" 2>/dev/null || true
     wait "$child" 2>/dev/null || true
   fi
   [[ -z $work ]] || rm -rf -- "$work"
