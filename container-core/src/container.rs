@@ -46,8 +46,9 @@ pub struct Exit {
 pub enum Teardown {
     /// The calling thread, which returns when everything is gone.
     Wait,
-    /// A process of its own, which ends by itself right afterwards: for a launcher that is about to exit, whose parent
-    /// or init reaps that process. Everything else is gone when the call returns.
+    /// A worker of the kernel, by way of io_uring; where that is turned off, a process of its own, which ends by itself
+    /// right afterwards and is reaped by whoever reaps this process's orphans. Everything else is gone when the call
+    /// returns.
     Leave,
 }
 

@@ -3,19 +3,31 @@
 use std::convert::Infallible;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use crate::sys::{self, clone, file, process};
+use crate::sys::{self, clone, file, process, ring};
 
 /// A process that takes a namespace down. Dropping this waits until it has let go of this process's descriptors.
 pub(crate) struct Lingering {
     told: OwnedFd,
 }
 
-/// Has a process of its own take a namespace down.
-///
-/// The last reference to a mount namespace pays for its end. The process made here holds nothing but that reference,
-/// and drops it by ending. It lets go of every other descriptor first, so that a reader of this process's output does
-/// not wait for it. `None`: no process could be made, and the caller has paid.
+/// Has somebody else take a namespace down, whose last reference pays for its end: a worker of the kernel, or, where
+/// io_uring is turned off, a process of its own.
 pub(crate) fn leave(namespace: OwnedFd) -> Option<Lingering> {
+    let kept = namespace.try_clone().ok()?;
+    match ring::drop_later(namespace) {
+        Ok(()) => {
+            // Not the last reference: it costs nothing.
+            drop(kept);
+            None
+        }
+        Err(_) => leave_to_process(kept),
+    }
+}
+
+/// The same by a process. It holds nothing but the reference, and drops it by ending. It lets go of every other
+/// descriptor first, so that a reader of this process's output does not wait for it. `None`: no process could be made,
+/// and the caller has paid.
+fn leave_to_process(namespace: OwnedFd) -> Option<Lingering> {
     let mut ends = [-1; 2];
     // SAFETY: the array holds the two descriptors the call writes.
     sys::check_int(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }).ok()?;
@@ -53,4 +65,50 @@ fn linger(namespace: sys::Fd, told: sys::Fd) -> Infallible {
         let _ = file::write(1, &[1]);
     }
     process::exit(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Whether the other end of a pipe, whose writing end was left to somebody, is closed soon.
+    fn is_dropped_soon(leave: impl FnOnce(OwnedFd) -> Option<Lingering>) -> bool {
+        let (mut read, write) = std::io::pipe().unwrap();
+        let lingering = leave(write.into());
+        drop(lingering);
+        let started = Instant::now();
+        // A pipe that nobody can write to any more reads as ended.
+        let reader = std::thread::spawn(move || read.read(&mut [0]).unwrap());
+        while !reader.is_finished() {
+            if started.elapsed() > Duration::from_secs(10) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        reader.join().unwrap() == 0
+    }
+
+    #[test]
+    fn a_descriptor_left_to_the_kernel_is_dropped() {
+        assert!(is_dropped_soon(|fd| match ring::drop_later(fd) {
+            Ok(()) => None,
+            Err(errno) => {
+                eprintln!("skipped: io_uring_setup says {errno}");
+                None
+            }
+        }));
+    }
+
+    #[test]
+    fn a_descriptor_left_to_a_process_is_dropped() {
+        assert!(is_dropped_soon(leave_to_process));
+    }
+
+    #[test]
+    fn a_descriptor_left_to_whoever_can_is_dropped() {
+        assert!(is_dropped_soon(leave));
+    }
 }
