@@ -21,7 +21,10 @@ pub(crate) trait Rounds {
     /// The ratio of the last round that was recorded: the first isolated arm ÷ native.
     fn ratio(&self) -> f64;
 
-    /// All rounds are done.
+    /// Rounds that were recorded.
+    fn done(&self) -> u32;
+
+    /// All rounds are done, or the time is up.
     fn finish(&mut self, harness: &mut Harness);
 }
 
@@ -83,7 +86,10 @@ pub(crate) fn run<R: Rounds>(
             }
             let mut sum = 0.0;
             for _ in 0..iterations {
-                rounds.round(harness, warmed);
+                // Where the time is up criterion gets the last ratio again; the results get nothing.
+                if !(warmed && harness.is_over(rounds.done())) {
+                    rounds.round(harness, warmed);
+                }
                 leave_if_asked(harness);
                 sum += rounds.ratio();
             }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::launch::Trouble;
 use crate::limits::Limits;
 use crate::outcome::Places;
-use crate::plan::Plan;
+use crate::plan::{Plan, ROUNDS_FOR_A_VERDICT};
 use crate::processes;
 use crate::seat::Seat;
 use crate::suite::Sizes;
@@ -51,6 +51,8 @@ pub(crate) struct Harness {
     /// Benchmarks that have not begun.
     benches_left: u32,
     unsteady: u32,
+    /// When the benchmark that runs has had its share of the time.
+    bench_until: u64,
     last_progress: u64,
 }
 
@@ -84,6 +86,7 @@ impl Harness {
             begun: clock::now(),
             benches_left: benches,
             unsteady,
+            bench_until: u64::MAX,
             last_progress: 0,
         }
     }
@@ -92,6 +95,22 @@ impl Harness {
     pub(crate) fn next_bench(&mut self) {
         self.benches_left = self.benches_left.saturating_sub(1);
         self.last_progress = 0;
+        let steady = self.benches_left.saturating_sub(self.unsteady) + 1;
+        let share = match self.unsteady > self.benches_left {
+            true => self.time_left() / (self.benches_left + 1),
+            false => self.time_left().saturating_sub(self.reserve()) / steady,
+        };
+        // Some benchmarks take less than their share.
+        self.bench_until = clock::now() + (share * 3 / 2).as_nanos() as u64;
+    }
+
+    /// What is kept for the benchmarks that are not steady work.
+    fn reserve(&self) -> Duration {
+        if self.unsteady > 0 {
+            self.plan.reserve
+        } else {
+            Duration::ZERO
+        }
     }
 
     /// What is left of the run's time.
@@ -99,6 +118,13 @@ impl Harness {
         self.plan
             .run
             .saturating_sub(Duration::from_nanos(clock::now() - self.begun))
+    }
+
+    /// Whether the benchmark that runs has had its time: the run's is up, or its own share of it and as many rounds as a
+    /// verdict needs are `done`.
+    pub(crate) fn is_over(&self, done: u32) -> bool {
+        self.time_left().is_zero()
+            || (done >= ROUNDS_FOR_A_VERDICT && clock::now() > self.bench_until)
     }
 
     /// What all slow arms together may take of this benchmark and those that follow.
@@ -111,12 +137,7 @@ impl Harness {
     /// behind, since what follows must have its share. Starts, which come last, have a reserve.
     pub(crate) fn steady_share(&self, slow_arms: u32) -> Duration {
         let steady = self.benches_left.saturating_sub(self.unsteady) + 1;
-        let reserve = if self.unsteady > 0 {
-            self.plan.reserve
-        } else {
-            Duration::ZERO
-        };
-        let share = self.for_slow_arms().saturating_sub(reserve) / steady / slow_arms.max(1);
+        let share = self.for_slow_arms().saturating_sub(self.reserve()) / steady / slow_arms.max(1);
         self.plan.arm.min(share)
     }
 

@@ -13,6 +13,7 @@ use crate::launch::{Running, Trouble};
 use crate::plan::Budget;
 use crate::processes;
 use crate::session::Session;
+use crate::steady::time_up;
 
 /// An instance that has just said `ready` still frees and faults; after this its memory stands still.
 const SETTLE: Duration = Duration::from_millis(150);
@@ -58,7 +59,8 @@ impl Idle {
             if harness.seats[seat].places().is_none() {
                 continue;
             }
-            if let Some(reason) = harness.why_out(seat) {
+            let late = harness.time_left().is_zero().then(|| time_up(0));
+            if let Some(reason) = late.or_else(|| harness.why_out(seat)) {
                 harness.cut_off(seat, MEMORY_PER_INSTANCE, None, reason);
                 continue;
             }
@@ -148,6 +150,10 @@ impl Rounds for Idle {
 
     fn ratio(&self) -> f64 {
         self.ratios.last()
+    }
+
+    fn done(&self) -> u32 {
+        self.rounds
     }
 
     /// Hands the points to the results.

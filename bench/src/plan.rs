@@ -33,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) slow_instances: u32,
     /// A quick arm that takes longer than this to start or to answer has hung.
     pub(crate) patience: Duration,
+    /// A slow arm that takes longer than this to start is given up.
+    pub(crate) slow_start: Duration,
     /// What one arm may take of one metric of steady work, set-up included.
     pub(crate) arm: Duration,
     /// What one arm may take of one kind of start.
@@ -58,6 +60,7 @@ impl Plan {
             instances: 2,
             slow_instances: 0,
             patience: Duration::from_secs(20),
+            slow_start: Duration::from_secs(60),
             arm: Duration::from_secs(4),
             start_arm: Duration::from_secs(20),
             idle_arm: Duration::from_secs(12),
@@ -79,6 +82,7 @@ impl Plan {
             instances: 4,
             slow_instances: 1,
             patience: Duration::from_secs(20),
+            slow_start: Duration::from_secs(120),
             arm: Duration::from_secs(12),
             start_arm: Duration::from_secs(320),
             idle_arm: Duration::from_secs(90),
@@ -100,6 +104,7 @@ impl Plan {
             instances: 6,
             slow_instances: 2,
             patience: Duration::from_secs(20),
+            slow_start: Duration::from_secs(240),
             arm: Duration::from_secs(60),
             start_arm: Duration::from_secs(700),
             idle_arm: Duration::from_secs(300),

@@ -86,7 +86,12 @@ impl Seat {
 
     /// A start of it failed.
     pub(crate) fn failed(&mut self, trouble: &Trouble) {
-        self.failures += 1;
+        // What takes a minute to fail is not worth a second try.
+        self.failures += if self.arm.pace() == Pace::VerySlow {
+            PATIENCE
+        } else {
+            1
+        };
         if self.status != ArmStatus::Ran {
             self.status = ArmStatus::NotRun {
                 reason: trouble.to_string(),

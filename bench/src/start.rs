@@ -13,6 +13,7 @@ use crate::harness::{Harness, sample};
 use crate::launch::{Launch, Trouble};
 use crate::order;
 use crate::plan::{self, Budget, ROUNDS_FOR_A_VERDICT};
+use crate::steady::time_up;
 
 /// Timelines of an arm that starts quickly are taken from starts of their own, so many.
 const TIMELINES: u32 = 3;
@@ -220,7 +221,8 @@ impl Starts {
 
     /// What a start of the arm takes; `None` if it takes no part.
     fn learn_cost(&self, harness: &mut Harness, part: &Part) -> Result<Option<Duration>, Trouble> {
-        if let Some(reason) = harness.why_out(part.seat) {
+        let late = harness.time_left().is_zero().then(|| time_up(0));
+        if let Some(reason) = late.or_else(|| harness.why_out(part.seat)) {
             self.cut_off(harness, part, &reason);
             return Ok(None);
         }
@@ -252,7 +254,7 @@ impl Starts {
         match part.pace {
             Pace::Quick => patience,
             Pace::Slow => part.budget.limit().max(patience),
-            Pace::VerySlow => part.budget.limit().max(Duration::from_secs(90)),
+            Pace::VerySlow => part.budget.limit().max(patience),
         }
     }
 
@@ -375,15 +377,10 @@ impl Starts {
             let spent = part.budget.is_exhausted();
             if enough {
                 part.twice = None;
-            } else if spent || harness.time_left().is_zero() {
+            } else if spent {
                 part.twice = None;
-                let what = if spent {
-                    "its time for this metric"
-                } else {
-                    "the time of the whole run"
-                };
                 let reason = format!(
-                    "{what} was up after {} of {ROUNDS_FOR_A_VERDICT} rounds",
+                    "its time for this metric was up after {} of {ROUNDS_FOR_A_VERDICT} rounds",
                     part.valid
                 );
                 self.cut_off(harness, &self.parts[at], &reason);
@@ -424,7 +421,20 @@ impl Rounds for Starts {
         self.ratios.last()
     }
 
-    fn finish(&mut self, _: &mut Harness) {}
+    fn done(&self) -> u32 {
+        self.rounds
+    }
+
+    fn finish(&mut self, harness: &mut Harness) {
+        for part in &self.parts {
+            if part.twice.is_some()
+                && self.rounds < ROUNDS_FOR_A_VERDICT
+                && harness.time_left().is_zero()
+            {
+                self.cut_off(harness, part, &time_up(self.rounds));
+            }
+        }
+    }
 }
 
 /// What `PLIMSOLL_TIMELINE` left: `{"stages": [{"name", "at_ns"}…]}` on CLOCK_MONOTONIC, made relative to `t0`.

@@ -71,11 +71,20 @@ impl Steady {
             if harness.seats[seat].places().is_none() {
                 continue;
             }
-            if let Some(reason) = harness.why_out(seat) {
+            let pace = harness.seats[seat].arm.pace();
+            // A slow arm's samples take longer than planned; with less than this it is not worth the start.
+            let least = if pace == Pace::Quick {
+                Duration::ZERO
+            } else {
+                harness.plan.sample * 2 * ROUNDS_FOR_A_VERDICT
+            };
+            let late =
+                harness.time_left().is_zero() || (pace != Pace::Quick && slow_budget < least);
+            let late = late.then(|| "no time was left for it".to_owned());
+            if let Some(reason) = late.or_else(|| harness.why_out(seat)) {
                 harness.cut_off(seat, &steady.metric, None, reason);
                 continue;
             }
-            let pace = harness.seats[seat].arm.pace();
             let limit = if pace == Pace::Quick {
                 harness.plan.arm + harness.plan.patience
             } else {
@@ -162,12 +171,7 @@ impl Steady {
     fn fresh(&self, harness: &mut Harness, part: &mut Part) -> Result<(), Trouble> {
         let limit = match part.pace {
             Pace::Quick => harness.plan.patience,
-            Pace::Slow => harness.plan.start_arm.min(Duration::from_secs(60)),
-            Pace::VerySlow => harness
-                .plan
-                .start_arm
-                .max(Duration::from_secs(60))
-                .min(harness.time_left()),
+            Pace::Slow | Pace::VerySlow => harness.plan.slow_start.min(harness.time_left()),
         };
         if part.pace != Pace::Quick {
             let id = harness.seats[part.seat].id().to_owned();
@@ -199,7 +203,8 @@ impl Steady {
             if wanted > n.saturating_mul(2) {
                 cost = Duration::MAX;
                 n = wanted.min(n.saturating_mul(50));
-            } else if repeat >= REPEATS || answer.elapsed > target * 4 {
+            } else if repeat >= REPEATS || (part.pace != Pace::Quick && answer.elapsed > target * 4)
+            {
                 n = wanted;
                 break;
             }
@@ -332,25 +337,16 @@ impl Steady {
             if part.twice.is_none() {
                 continue;
             }
-            let spent = part.pace != Pace::Quick && part.budget.is_exhausted();
             let (valid, seat, limit) = (part.valid, part.seat, part.budget.limit());
-            let late = harness.time_left().is_zero();
-            if !(spent || late) {
+            if part.pace == Pace::Quick || !part.budget.is_exhausted() {
                 continue;
             }
             part.twice = None;
             if valid < ROUNDS_FOR_A_VERDICT {
-                let what = if spent {
-                    "its time for this metric"
-                } else {
-                    "the time of the whole run"
-                };
-                harness.cut_off(
-                    seat,
-                    &self.metric,
-                    Some(limit),
-                    format!("{what} was up after {valid} of {ROUNDS_FOR_A_VERDICT} rounds"),
+                let reason = format!(
+                    "its time for this metric was up after {valid} of {ROUNDS_FOR_A_VERDICT} rounds"
                 );
+                harness.cut_off(seat, &self.metric, Some(limit), reason);
             }
         }
     }
@@ -410,8 +406,23 @@ impl Rounds for Steady {
     fn finish(&mut self, harness: &mut Harness) {
         for part in &self.parts {
             harness.seats[part.seat].serve();
+            if part.twice.is_some()
+                && self.rounds < ROUNDS_FOR_A_VERDICT
+                && harness.time_left().is_zero()
+            {
+                harness.cut_off(part.seat, &self.metric, None, time_up(self.rounds));
+            }
         }
     }
+
+    fn done(&self) -> u32 {
+        self.rounds
+    }
+}
+
+/// Why an arm is cut off that has done nothing wrong.
+pub(crate) fn time_up(rounds: u32) -> String {
+    format!("the time of the whole run was up after {rounds} of {ROUNDS_FOR_A_VERDICT} rounds")
 }
 
 fn gone() -> Trouble {

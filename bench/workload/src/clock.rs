@@ -33,17 +33,21 @@ impl Stopwatch {
     pub(crate) fn time<T>(&mut self, section: impl FnOnce() -> T) -> T {
         let start = now();
         let result = section();
-        let taken = now() - start;
+        self.count(now() - start);
+        result
+    }
+
+    /// Counts a section that took `taken` nanoseconds and has just ended.
+    pub(crate) fn count(&mut self, taken: u64) {
+        self.elapsed += taken;
         if self.slowdown > 0.0 {
-            let until = start + taken + (taken as f64 * self.slowdown / 100.0) as u64;
-            while now() < until {
+            let start = now();
+            let more = (taken as f64 * self.slowdown / 100.0) as u64;
+            while now() < start + more {
                 std::hint::spin_loop();
             }
             self.elapsed += now() - start;
-        } else {
-            self.elapsed += taken;
         }
-        result
     }
 
     /// The time counted so far.

@@ -5,11 +5,11 @@ use std::sync::Barrier;
 
 use super::{agree, mix, repeat};
 use crate::args::Args;
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 use crate::sha256;
 
-/// Runs the step that `prepare` makes on `threads=N|all` threads, each `iterations` times. The time is from when
-/// every thread is ready until the last has ended.
+/// Runs the step that `prepare` makes on `threads=N|all` threads, each `iterations` times. The time is from when the first
+/// begins, once all are ready, until the last has ended.
 pub(crate) fn run<Step: FnMut() -> u64>(
     prepare: fn() -> Step,
     iterations: u64,
@@ -33,27 +33,29 @@ pub(crate) fn run<Step: FnMut() -> u64>(
         let step = prepare();
         return agree([watch.time(|| repeat(iterations, step))]);
     }
-    let barrier = Barrier::new(threads + 1);
-    std::thread::scope(|scope| {
-        let mut workers = Vec::new();
-        for _ in 0..threads {
-            let barrier = &barrier;
-            workers.push(scope.spawn(move || {
-                let step = prepare();
-                barrier.wait();
-                repeat(iterations, step)
-            }));
-        }
-        // Every thread is at the barrier when it opens, so the clock starts with the work.
-        barrier.wait();
-        let results = watch.time(|| {
-            workers
-                .into_iter()
-                .map(|worker| worker.join())
-                .collect::<Vec<_>>()
-        });
-        agree(results.into_iter().map(|result| result.unwrap_or(None)))
-    })
+    let barrier = Barrier::new(threads);
+    let ends: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                scope.spawn(|| {
+                    let step = prepare();
+                    barrier.wait();
+                    let start = clock::now();
+                    let result = repeat(iterations, step);
+                    (result, start, clock::now())
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or((None, 0, 0)))
+            .collect()
+    });
+    // Each thread takes its own times: one that watched them might be scheduled only when they have ended.
+    let first = ends.iter().map(|(_, start, _)| *start).min().unwrap_or(0);
+    let last = ends.iter().map(|(_, _, end)| *end).max().unwrap_or(0);
+    watch.count(last - first);
+    agree(ends.into_iter().map(|(result, ..)| result))
 }
 
 /// How many CPUs the scheduler may put this process on. (std would also read the cgroup's quota: it must not differ
