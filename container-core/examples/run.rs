@@ -1,7 +1,8 @@
 //! Runs a command in a container with docker's defaults: `run DIRECTORY COMMAND…`.
 //!
 //! `PLIMSOLL_REPEAT=N` does so N times, with a pause of `PLIMSOLL_PAUSE` milliseconds (20) between, and prints for each
-//! step the median of the times from the beginning. `NO_SECCOMP` and `VOLATILE` leave the filter and the flush out.
+//! step the median of the times from the beginning; `PLIMSOLL_TIMES` prints them for a single run too. `NO_SECCOMP` and
+//! `VOLATILE` leave the filter and the flush out.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ fn main() {
             }
         }
     }
-    if repeat > 1 {
+    if repeat > 1 || std::env::var_os("PLIMSOLL_TIMES").is_some() {
         for (name, mut list) in table {
             list.sort_by(f64::total_cmp);
             let at = |percent: usize| list[list.len() * percent / 100];

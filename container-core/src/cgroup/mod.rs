@@ -7,7 +7,9 @@
 
 pub mod devices;
 mod directory;
+mod error;
 mod hierarchy;
+mod names;
 mod remove;
 mod stats;
 mod v1;
@@ -16,145 +18,20 @@ mod view;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
 
 use self::devices::Rule;
 use self::directory::Directory;
+pub use self::error::{Error, Result};
 pub use self::hierarchy::{Controller, Hierarchies, Mode, detect};
+pub use self::names::{list, path_of_id, path_of_spec, remove_by_id, remove_parent};
 pub use self::stats::Stats;
 pub(crate) use self::view::{View, ViewEntry};
-use crate::sys::Errno;
 
 /// The cgroup that holds all of ours, at the top of each hierarchy.
 pub const PARENT: &str = "plimsoll";
-
-/// Why a control group could not be made or used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file of a cgroup could not be read or written, or a directory not be made or removed.
-    #[error("{doing} {path}: {errno}")]
-    File {
-        /// What was tried, such as `write "100" to`.
-        doing: String,
-        /// The file or directory.
-        path: PathBuf,
-        /// What the kernel answered.
-        errno: Errno,
-    },
-    /// A file of a cgroup does not hold what it should.
-    #[error("{path}: {text:?} is not what the kernel documents for this file")]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What it held.
-        text: String,
-    },
-    /// No cgroup file system is mounted.
-    #[error("no cgroup file system is mounted: mount -t cgroup2 none /sys/fs/cgroup")]
-    NotMounted,
-    /// A limit was asked for whose controller this host has not.
-    #[error(
-        "{field}: this host has no {controller} controller (see /proc/cgroups and cgroup.controllers)"
-    )]
-    NoController {
-        /// The member of the specification.
-        field: &'static str,
-        /// The controller.
-        controller: &'static str,
-    },
-    /// A limit that this version of cgroups does not know.
-    #[error("{field}: {reason}")]
-    Unsupported {
-        /// The member of the specification.
-        field: String,
-        /// Why it is refused.
-        reason: &'static str,
-    },
-    /// A limit that cannot be meant.
-    #[error("{field}: {reason}")]
-    Invalid {
-        /// The member of the specification.
-        field: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The cgroup exists and processes are in it.
-    #[error("the cgroup {path} is in use: another container has the same id")]
-    InUse {
-        /// The cgroup.
-        path: PathBuf,
-    },
-    /// Version 2 lets a cgroup hold processes or hand out controllers, not both.
-    #[error(
-        "{path} holds processes, so that its controllers cannot be handed to cgroups below it: move them to a cgroup of their own, or run in a delegated cgroup"
-    )]
-    InternalProcesses {
-        /// The cgroup.
-        path: PathBuf,
-    },
-    /// Processes would not die in time.
-    #[error("the cgroup {path} could not be removed: processes in it do not end")]
-    Undying {
-        /// The cgroup.
-        path: PathBuf,
-    },
-    /// The device program was refused.
-    #[error("{doing} the device program: {errno}")]
-    DeviceProgram {
-        /// `load` or `attach`.
-        doing: &'static str,
-        /// What the kernel answered.
-        errno: Errno,
-    },
-}
-
-/// A result of this module.
-pub type Result<T> = std::result::Result<T, Error>;
-
-/// Where an instance's cgroup is: `plimsoll/<id>`, below the top of each hierarchy.
-pub fn path_of_id(id: &str) -> Result<PathBuf> {
-    if id.is_empty() || id.starts_with('.') || id.contains(['/', '\0']) {
-        return Err(Error::Invalid {
-            field: "id".to_owned(),
-            reason: format!("{id:?} cannot name a cgroup"),
-        });
-    }
-    Ok(Path::new(PARENT).join(id))
-}
-
-/// Where `linux.cgroupsPath` of a specification leads: an absolute path from the top of each hierarchy, a relative one
-/// from our own parent.
-pub fn path_of_spec(path: &Path) -> Result<PathBuf> {
-    let invalid = |reason: &str| Error::Invalid {
-        field: "linux.cgroupsPath".to_owned(),
-        reason: reason.to_owned(),
-    };
-    let mut result = if path.is_absolute() {
-        PathBuf::new()
-    } else {
-        PathBuf::from(PARENT)
-    };
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => result.push(name),
-            Component::RootDir | Component::CurDir => {}
-            Component::ParentDir | Component::Prefix(_) => {
-                return Err(invalid("must not contain \"..\""));
-            }
-        }
-    }
-    if path.to_string_lossy().contains(':') {
-        return Err(invalid(
-            "slice:prefix:name is for hosts with systemd; give a path",
-        ));
-    }
-    if result.as_os_str().is_empty() {
-        return Err(invalid("must name a cgroup below the top"));
-    }
-    Ok(result)
-}
 
 /// A cgroup of ours: the same path in every hierarchy that it needs.
 #[derive(Debug)]
@@ -563,83 +440,4 @@ fn needed(resources: &LinuxResources, devices: &[Rule]) -> Result<Vec<Need>> {
         });
     }
     Ok(needs)
-}
-
-/// Kills whatever is left in an instance's cgroups and removes them. Can be repeated; what is not there is fine.
-pub fn remove_by_id(id: &str) -> Result<()> {
-    match Cgroup::open(&path_of_id(id)?)? {
-        Some(cgroup) => cgroup.remove(),
-        None => Ok(()),
-    }
-}
-
-/// The IDs of all cgroups below our parent, in whichever hierarchy: what a killed launcher may have left.
-pub fn list() -> Result<Vec<String>> {
-    let hierarchies = detect()?;
-    let tops = hierarchies.v2().into_iter().chain(
-        hierarchies
-            .v1()
-            .iter()
-            .map(|hierarchy| hierarchy.mount.as_path()),
-    );
-    let mut ids = Vec::new();
-    for top in tops {
-        let Some(parent) = Directory::open(top.join(PARENT))? else {
-            continue;
-        };
-        ids.extend(parent.children()?);
-    }
-    ids.sort();
-    ids.dedup();
-    Ok(ids)
-}
-
-/// Removes our parent from every hierarchy, where nothing is left below it.
-pub fn remove_parent() -> Result<()> {
-    let hierarchies = detect()?;
-    let tops = hierarchies.v2().into_iter().chain(
-        hierarchies
-            .v1()
-            .iter()
-            .map(|hierarchy| hierarchy.mount.as_path()),
-    );
-    for top in tops {
-        let path = top.join(PARENT);
-        match std::fs::remove_dir(&path).map_err(Errno::from) {
-            Ok(()) | Err(Errno(libc::ENOENT | libc::EBUSY | libc::ENOTEMPTY)) => {}
-            Err(errno) => {
-                return Err(Error::File {
-                    doing: "remove".to_owned(),
-                    path,
-                    errno,
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_of_the_specification_stays_below_the_top() {
-        assert_eq!(path_of_spec(Path::new("/a/b")).unwrap(), Path::new("a/b"));
-        assert_eq!(
-            path_of_spec(Path::new("a")).unwrap(),
-            Path::new("plimsoll/a")
-        );
-        for wrong in ["/../x", "/", "system.slice:plimsoll:x"] {
-            assert!(path_of_spec(Path::new(wrong)).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn an_id_names_one_cgroup_below_our_parent() {
-        assert_eq!(path_of_id("x1").unwrap(), Path::new("plimsoll/x1"));
-        for wrong in ["", ".", "..", "a/b"] {
-            assert!(path_of_id(wrong).is_err(), "{wrong:?}");
-        }
-    }
 }

@@ -74,7 +74,7 @@ impl Setup<'_> {
         // the call, for nothing of the container runs yet.
         self.refuse_own_program()?;
 
-        if plan.capabilities.is_some() {
+        if self.keeps_rights() {
             credentials::keep_capabilities().at(Step::Capabilities)?;
         }
         credentials::set_groups(&plan.groups).at(Step::Groups)?;
@@ -104,8 +104,13 @@ impl Setup<'_> {
         if let Some(filter) = &plan.filter {
             credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;
         }
-        if let Some(capabilities) = &plan.capabilities {
-            self.limit_to(capabilities)?;
+        match &plan.capabilities {
+            Some(capabilities) => self.limit_to(capabilities)?,
+            // Without a word about rights, a change of user loses them, as it does everywhere.
+            None if plan.uid != 0 && self.keeps_rights() => {
+                credentials::set_capabilities(Sets::default()).at(Step::Capabilities)?;
+            }
+            None => {}
         }
         self.execute()
     }
@@ -145,9 +150,14 @@ impl Setup<'_> {
         Ok(())
     }
 
+    /// Whether rights are needed beyond the change of user: to choose among them, or to load the filter.
+    fn keeps_rights(&self) -> bool {
+        self.plan.process.capabilities.is_some() || self.plan.process.filter.is_some()
+    }
+
     /// A change of user emptied the effective set; the permitted one was kept.
     fn regain_effective(&self) -> Outcome<()> {
-        if self.plan.process.uid == 0 || self.plan.process.capabilities.is_none() {
+        if self.plan.process.uid == 0 || !self.keeps_rights() {
             return Ok(());
         }
         let mut sets = credentials::capabilities().at(Step::Capabilities)?;
