@@ -75,7 +75,9 @@ fn once(root: &Path, args: &[String]) -> Result<(Times, i32), Box<dyn Error>> {
     std::fs::create_dir_all(&upper)?;
     std::fs::create_dir_all(&work)?;
     let result = timed(root, args, &upper, &work);
-    std::fs::remove_dir_all(&scratch)?;
+    if result.is_err() {
+        std::fs::remove_dir_all(&scratch)?;
+    }
     result
 }
 
@@ -117,6 +119,14 @@ fn timed(
             .map(|stage| (stage.name, stage.at.saturating_sub(zero) as f64 / 1e6)),
     );
     times.extend([("start", started), ("wait", waited)]);
+    // Before the overlay is taken down, which would write it back first.
+    for directory in [upper, work] {
+        std::fs::remove_dir_all(directory)?;
+    }
+    if let Some(scratch) = upper.parent() {
+        std::fs::remove_dir(scratch)?;
+    }
+    times.push(("remove", elapsed()));
     container.release(Teardown::Leave)?;
     times.push(("release", elapsed()));
     Ok((times, exit.status.code()))
