@@ -390,6 +390,49 @@ fn a_missing_bind_source_is_named() {
 }
 
 #[test]
+fn a_failure_is_told_whoever_is_faster() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    // Without namespaces and cgroups to make, the launcher has said its word long before the process fails, and the
+    // process ends without having read it.
+    let mut spec = without(shell("true"), LinuxNamespaceType::Network);
+    spec.mounts_mut()
+        .as_mut()
+        .unwrap()
+        .retain(|mount| !mount.destination().starts_with("/sys"));
+    for _ in 0..40 {
+        spec = with_mount(
+            spec,
+            MountBuilder::default()
+                .destination("/data")
+                .typ("tmpfs")
+                .build()
+                .unwrap(),
+        );
+    }
+    let spec = with_mount(spec, bind(Path::new("/no/such/place"), "/data", &["bind"]));
+    // What follows needs the launcher, so that everything before does not wait for it.
+    let mut spec = with_mount(
+        spec,
+        MountBuilder::default()
+            .destination("/sys")
+            .typ("sysfs")
+            .build()
+            .unwrap(),
+    );
+    spec.linux_mut().as_mut().unwrap().set_resources(None);
+    for _ in 0..20 {
+        let error = fixture.run_in(&spec, fixture.overlay()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "bind /no/such/place to /data: no such file or directory"
+        );
+    }
+}
+
+#[test]
 fn a_wrong_option_is_named_with_its_mount() {
     if skip() {
         return;

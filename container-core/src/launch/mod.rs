@@ -232,8 +232,12 @@ fn listen(starting: &mut Starting, socket: &OwnedFd, plan: &Plan) -> Result<Opti
     let mut ready = false;
     loop {
         let mut bytes = [0; MESSAGE_SIZE];
-        let (length, descriptor) = socket::receive(socket.as_raw_fd(), &mut bytes)
-            .map_err(|errno| Error::setup("hear from the container's process", errno))?;
+        let (length, descriptor) = match socket::receive(socket.as_raw_fd(), &mut bytes) {
+            Ok(received) => received,
+            // The process ended without reading what was sent to it. This is told once, before what it said itself.
+            Err(Errno(libc::ECONNRESET)) => continue,
+            Err(errno) => return Err(Error::setup("hear from the container's process", errno)),
+        };
         // SAFETY: the kernel has just made it for this process.
         let descriptor = descriptor.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) });
         if length == 0 {
