@@ -170,7 +170,8 @@ impl MicroVm {
         &self.stages
     }
 
-    /// Asks the monitor to end: disks are flushed, the reason will be [`End::Stopped`].
+    /// Asks the monitor to end in good order, as if the machine lost its power: what the guest has written to its disks is
+    /// in the host's files, and the reason will be [`End::Stopped`].
     ///
     /// # Errors
     /// When the signal cannot be sent; a monitor that has ended already is no error.

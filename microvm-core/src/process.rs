@@ -20,14 +20,18 @@ impl Process {
     /// Takes charge of a child of this process that nobody else waits for.
     ///
     /// # Errors
-    /// When no pidfd can be had for it.
+    /// When no pidfd can be had for it; the child is then ended.
     pub fn adopt(pid: i32) -> Result<Self> {
         // SAFETY: pidfd_open takes two integers and touches no memory of ours.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
         if fd < 0 {
-            return Err(Error::system("watch the monitor's process")(
-                io::Error::last_os_error(),
-            ));
+            let error = io::Error::last_os_error();
+            // SAFETY: the pid is that of our own child, which has not been reaped; a null status is not written to.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, std::ptr::null_mut(), 0);
+            }
+            return Err(Error::system("watch the monitor's process")(error));
         }
         // SAFETY: the kernel has just made this descriptor (close-on-exec, as every pidfd), and nobody else has it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };

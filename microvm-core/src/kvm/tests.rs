@@ -335,3 +335,44 @@ fn what_does_not_fit_in_the_machine_is_said_by_the_monitor() {
         "{error}"
     );
 }
+
+/// What the monitor itself holds in memory, in KiB: every mapping but the guest's memory, by its proportional set size.
+fn overhead(pid: i32) -> u64 {
+    let mappings = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let (mut guest, mut others, mut is_guest) = (0, 0, false);
+    for line in mappings.lines() {
+        let mut words = line.split_whitespace();
+        let key = words.next().unwrap_or_default();
+        let number = words.next().and_then(|word| word.parse::<u64>().ok());
+        match (key, number) {
+            // The guest's memory is in the only mappings that are this large and readable.
+            ("Size:", Some(size)) => {
+                is_guest &= size >= 8 << 10;
+                guest += if is_guest { size } else { 0 };
+            }
+            ("Pss:", Some(size)) if !is_guest => others += size,
+            _ if key.contains('-') => is_guest = line.contains(" rw-p "),
+            _ => {}
+        }
+    }
+    assert!(
+        guest >= 120 << 10,
+        "the guest's memory is among the mappings:\n{mappings}"
+    );
+    others
+}
+
+#[test]
+fn the_monitor_takes_less_than_five_mebibytes_beside_the_guest() {
+    let Some(mut guest) = guest(SPIN) else { return };
+    guest.config.memory_mib = 128;
+    let disk = guest.files.path().join("disk");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    guest.config.image_disk = vec![disk.clone()];
+    guest.config.writable_disk = Some(disk);
+    let vm = guest.launch();
+    std::thread::sleep(Duration::from_millis(50));
+    let overhead = overhead(vm.pid());
+    eprintln!("the monitor takes {overhead} KiB beside the guest's memory");
+    assert!(overhead <= 5 << 10, "{overhead} KiB");
+}

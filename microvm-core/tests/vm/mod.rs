@@ -1,5 +1,8 @@
 //! A machine to test with: a busybox image, a kernel, an accelerator that is named.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -10,14 +13,14 @@ use std::time::Duration;
 
 use guest_protocol::{Extent, File, GuestConfig, ImageDisk, Mount, Process};
 use microvm_core::session::{Events, Exit, Options, Session, SessionError, Stdio};
-use microvm_core::{Accelerator, Stage, VmConfig, launch, qemu_binary};
+use microvm_core::{Accelerator, Stage, Substrate, VmConfig, launch, qemu_binary, substrate};
 use tempfile::TempDir;
 
 /// Where the guest kernel's build puts it.
 const KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
 
-/// Far longer than a machine takes to boot under software emulation with everything else on the host busy.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Far longer than a machine takes to boot under software emulation or on kvm_pvm with everything else on the host busy.
+const LIMIT: Duration = Duration::from_secs(400);
 
 /// The applets that the tests' scripts use.
 const APPLETS: [&str; 31] = [
@@ -65,6 +68,24 @@ pub(crate) fn tcg() -> Option<Machine> {
         eprintln!("skipped: qemu-system-x86_64 is not installed (package qemu-system-x86)");
         return None;
     }
+    machine(Accelerator::Tcg)
+}
+
+/// A machine on this host's KVM by our own monitor, or `None`, said aloud, where there can be none.
+pub(crate) fn kvm() -> Option<Machine> {
+    match substrate() {
+        Substrate::None { reason } => {
+            eprintln!("skipped: {reason}");
+            None
+        }
+        found => {
+            eprintln!("accelerator: kvm on {found}");
+            machine(Accelerator::Kvm)
+        }
+    }
+}
+
+fn machine(accelerator: Accelerator) -> Option<Machine> {
     if !Path::new(KERNEL).exists() {
         eprintln!("skipped: no guest kernel at {KERNEL}: run guest/kernel/build.sh");
         return None;
@@ -81,7 +102,7 @@ pub(crate) fn tcg() -> Option<Machine> {
     let image = base(folder.path());
     Some(Machine {
         folder,
-        accelerator: Accelerator::Tcg,
+        accelerator,
         images: vec![image],
         writable: None,
         vcpus: 1,

@@ -35,7 +35,7 @@ const MULTIPORT: u64 = 1 << 1;
 /// A driver has at most a handful of control messages under way; one that makes more of them lose some.
 const MAX_MESSAGES: usize = 32;
 
-/// The most that one read from the host's stream takes, so that others have their turn.
+/// The most that is carried either way before others have their turn.
 const MAX_BYTES: u64 = 256 << 10;
 
 /// How long the end of the machine waits for the host to take what the guest has said last.
@@ -151,6 +151,7 @@ impl Console {
     fn carry_out(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
         let memory = queue.memory();
         let mut chain = Chain::default();
+        let mut carried = 0;
         self.full = false;
         for _ in 0..4 * QUEUE_SIZES[TO_HOST] {
             match queue.pop(&mut chain)? {
@@ -181,8 +182,16 @@ impl Console {
                 {
                     break;
                 }
+                if carried >= MAX_BYTES {
+                    queue.undo_pop();
+                    queue.come_again();
+                    return Ok(());
+                }
                 match send(&self.host, &self.vectors) {
-                    Ok(sent) => self.sent += sent,
+                    Ok(sent) => {
+                        self.sent += sent;
+                        carried += sent;
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         self.full = true;
                         queue.undo_pop();
