@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use oci_spec::image::{Config, ConfigBuilder};
+use oci_spec::image::Config;
 
 use crate::words::{self, Word};
 use crate::{Error, Result};
@@ -287,7 +287,7 @@ impl Draft {
     }
 
     fn finish(self) -> Config {
-        let mut config = ConfigBuilder::default().build().unwrap_or_default();
+        let mut config = Config::default();
         let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
         config.set_user(self.user);
         config.set_exposed_ports(some(self.ports.into_keys().collect()));

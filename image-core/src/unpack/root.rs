@@ -165,7 +165,7 @@ impl Root {
             rustix::fs::fstat(directory).map(|stat| (stat.st_dev, stat.st_ino))
         };
         let root = identity(self.directory())?;
-        let mut above = directory.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
+        let mut above = open_directory(directory, b".")?;
         loop {
             let mut value = [0u8; 1];
             match rustix::fs::fgetxattr(&above, OPAQUE, &mut value) {
