@@ -1,5 +1,7 @@
 //! One benchmark in criterion's hands.
 
+use std::panic::{self, AssertUnwindSafe};
+
 use criterion::{BenchmarkGroup, SamplingMode};
 
 use crate::harness::Harness;
@@ -18,8 +20,8 @@ pub(crate) trait Rounds {
     /// One whole round. `record` is false for one that only warms up.
     fn round(&mut self, harness: &mut Harness, record: bool);
 
-    /// The ratio of the last round that was recorded: the first isolated arm ÷ native.
-    fn ratio(&self) -> f64;
+    /// The ratio of the last round that was recorded: the first isolated arm ÷ native. `None` if nothing gave one.
+    fn ratio(&self) -> Option<f64>;
 
     /// Rounds that were recorded.
     fn done(&self) -> u32;
@@ -44,9 +46,9 @@ impl Ratios {
         }
     }
 
-    /// The last one; 1 as long as there is none (a filter or a missing arm may leave nothing to compare).
-    pub(crate) fn last(&self) -> f64 {
-        self.last.unwrap_or(1.0)
+    /// The last one.
+    pub(crate) fn last(&self) -> Option<f64> {
+        self.last
     }
 }
 
@@ -61,44 +63,66 @@ pub(crate) fn run<R: Rounds>(
     let mut rounds: Option<R> = None;
     let mut expected = false;
     group.sampling_mode(SamplingMode::Flat);
-    group.bench_function(name, |bencher| {
-        let Some(harness) = harness.as_mut() else {
-            bencher.iter_custom(|iterations| iterations as f64);
-            return;
-        };
-        // Criterion's first call warms up and tells it how long a round takes: preparing must not count.
-        let warmed = rounds.is_some();
-        let rounds = rounds.get_or_insert_with(|| {
-            harness.next_bench();
-            let prepared = prepare(harness);
-            leave_if_asked(harness);
-            prepared
-        });
-        bencher.iter_custom(|iterations| {
-            if warmed && !expected {
-                expected = true;
-                // The same number of iterations in each of criterion's samples.
-                let samples = u64::from(ROUNDS_FOR_A_VERDICT);
-                rounds.expect(
-                    harness,
-                    u32::try_from(iterations * samples).unwrap_or(u32::MAX),
-                );
-            }
-            let mut sum = 0.0;
-            for _ in 0..iterations {
-                // Where the time is up criterion gets the last ratio again; the results get nothing.
-                if !(warmed && harness.is_over(rounds.done())) {
-                    rounds.round(harness, warmed);
-                }
+    let measured = panic::catch_unwind(AssertUnwindSafe(|| {
+        group.bench_function(name, |bencher| {
+            let Some(harness) = harness.as_mut() else {
+                bencher.iter_custom(|iterations| iterations as f64);
+                return;
+            };
+            // Criterion's first call warms up and tells it how long a round takes: preparing must not count.
+            let warmed = rounds.is_some();
+            let rounds = rounds.get_or_insert_with(|| {
+                harness.next_bench();
+                let prepared = prepare(harness);
                 leave_if_asked(harness);
-                sum += rounds.ratio();
-            }
-            sum
+                prepared
+            });
+            bencher.iter_custom(|iterations| {
+                if warmed && !expected {
+                    expected = true;
+                    // The same number of iterations in each of criterion's samples.
+                    let samples = u64::from(ROUNDS_FOR_A_VERDICT);
+                    rounds.expect(
+                        harness,
+                        u32::try_from(iterations * samples).unwrap_or(u32::MAX),
+                    );
+                }
+                (0..iterations).map(|_| one(rounds, harness, warmed)).sum()
+            });
         });
-    });
+    }));
+    if let Err(payload) = measured
+        && !payload.is::<NothingToShow>()
+    {
+        panic::resume_unwind(payload);
+    }
     if let (Some(mut rounds), Some(harness)) = (rounds, harness) {
         rounds.finish(harness);
         outcome::keep(harness);
+    }
+}
+
+/// Thrown out of criterion's loop where there is no ratio that it could show: it must not print a figure for what was not
+/// measured.
+struct NothingToShow;
+
+/// One iteration of criterion's: a round, and its ratio.
+fn one<R: Rounds>(rounds: &mut R, harness: &mut Harness, warmed: bool) -> f64 {
+    if !warmed {
+        rounds.round(harness, false);
+        leave_if_asked(harness);
+        // Criterion asks only how long this took.
+        return 1.0;
+    }
+    let over = harness.is_over(rounds.done());
+    if !over {
+        rounds.round(harness, true);
+        leave_if_asked(harness);
+    }
+    // Where there have been enough rounds and the time is up, criterion gets the last ratio again; the results get nothing.
+    match rounds.ratio() {
+        Some(ratio) if !over || rounds.done() >= ROUNDS_FOR_A_VERDICT => ratio,
+        _ => panic::resume_unwind(Box::new(NothingToShow)),
     }
 }
 

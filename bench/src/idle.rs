@@ -148,7 +148,7 @@ impl Rounds for Idle {
         self.ratios.push(lead, native);
     }
 
-    fn ratio(&self) -> f64 {
+    fn ratio(&self) -> Option<f64> {
         self.ratios.last()
     }
 

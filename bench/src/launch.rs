@@ -30,6 +30,9 @@ pub(crate) enum Trouble {
     /// Time ran out.
     #[error("{what} took longer than {}", clock::words(*.limit))]
     TimedOut { what: String, limit: Duration },
+    /// It answered, but its time for the metric is used up.
+    #[error("getting ready took all of its time, {}", clock::words(*.limit))]
+    OverBudget { limit: Duration },
     /// The launcher ended, or its pipe did, when it should not have.
     #[error("it ended ({status}){}", said(.stderr))]
     Ended { status: String, stderr: String },

@@ -19,6 +19,7 @@ mod idle;
 mod image;
 mod launch;
 mod limits;
+mod once;
 mod order;
 mod outcome;
 mod peers;

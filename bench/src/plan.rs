@@ -60,7 +60,7 @@ impl Plan {
             instances: 2,
             slow_instances: 0,
             patience: Duration::from_secs(20),
-            slow_start: Duration::from_secs(60),
+            slow_start: Duration::from_secs(45),
             arm: Duration::from_secs(4),
             start_arm: Duration::from_secs(20),
             idle_arm: Duration::from_secs(12),

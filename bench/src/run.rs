@@ -215,7 +215,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// All arms in the order of the report, those that cannot run included; `PLIMSOLL_ARMS` (a list with commas) leaves out
-/// the others.
+/// the others, except for the native ones, without which there are no ratios.
 fn candidates(
     command: &plimsoll::Command,
     images: &Rc<Images>,
@@ -257,9 +257,13 @@ fn candidates(
     }
     Ok(all
         .into_iter()
-        .map(|arm| match wanted.contains(&arm.about().id.as_str()) {
-            true => arm,
-            false => Candidate::unable(arm.about().clone(), "left out by PLIMSOLL_ARMS"),
+        .map(|arm| {
+            match arm.about().kind == results::ArmKind::Native
+                || wanted.contains(&arm.about().id.as_str())
+            {
+                true => arm,
+                false => Candidate::unable(arm.about().clone(), "left out by PLIMSOLL_ARMS"),
+            }
         })
         .collect())
 }

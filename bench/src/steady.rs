@@ -72,11 +72,11 @@ impl Steady {
                 continue;
             }
             let pace = harness.seats[seat].arm.pace();
-            // A slow arm's samples take longer than planned; with less than this it is not worth the start.
+            // With less than this a slow arm is not worth the start.
             let least = if pace == Pace::Quick {
                 Duration::ZERO
             } else {
-                harness.plan.sample * 2 * ROUNDS_FOR_A_VERDICT
+                harness.plan.sample * 4 * ROUNDS_FOR_A_VERDICT
             };
             let late =
                 harness.time_left().is_zero() || (pace != Pace::Quick && slow_budget < least);
@@ -86,7 +86,7 @@ impl Steady {
                 continue;
             }
             let limit = if pace == Pace::Quick {
-                harness.plan.arm + harness.plan.patience
+                harness.plan.arm
             } else {
                 slow_budget
             };
@@ -112,10 +112,16 @@ impl Steady {
     }
 
     fn give_up(&self, harness: &mut Harness, part: &Part, trouble: &Trouble) {
-        let budget = matches!(trouble, Trouble::TimedOut { .. }).then_some(part.budget.limit());
+        let budget = matches!(
+            trouble,
+            Trouble::TimedOut { .. } | Trouble::OverBudget { .. }
+        );
+        let budget = budget.then_some(part.budget.limit());
         harness.cut_off(part.seat, &self.metric, budget, trouble.to_string());
-        // Whatever it is doing now, its answer would come too late for the next request.
-        harness.seats[part.seat].kill();
+        if !matches!(trouble, Trouble::OverBudget { .. }) {
+            // Whatever it is doing now, its answer would come too late for the next request.
+            harness.seats[part.seat].kill();
+        }
     }
 
     /// An arm's way in: an instance, the set-up, the number of iterations, and whether the budget will do.
@@ -187,9 +193,17 @@ impl Steady {
         let target = harness.plan.sample.as_nanos() as u64;
         let limit = part.budget.left();
         let deadline = clock::now() + limit.as_nanos() as u64;
+        let patience = harness.plan.patience;
+        // A request is waited for beyond the budget, since to end an instance may cost more than to be patient.
         let ask = |harness: &mut Harness, n: u64| {
             let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
-            self.ask(harness, part.seat, n, left)
+            let answer = self.ask(harness, part.seat, n, left + patience)?;
+            match clock::now() > deadline {
+                true => Err(Trouble::OverBudget {
+                    limit: part.budget.limit(),
+                }),
+                false => Ok(answer),
+            }
         };
         ask(harness, 0)?;
         let (mut n, mut cost) = (1, Duration::MAX);
@@ -398,7 +412,7 @@ impl Rounds for Steady {
         }
     }
 
-    fn ratio(&self) -> f64 {
+    fn ratio(&self) -> Option<f64> {
         self.ratios.last()
     }
 
