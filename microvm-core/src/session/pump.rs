@@ -92,6 +92,8 @@ impl Pump<'_, '_, '_> {
             revents: 0,
         };
         let mut extras = [unused; EXTRAS];
+        // First, since whether more input is wanted depends on what is still unsent.
+        self.wire.flush()?;
         if let Some(input) = &self.input
             && self.exited.is_none()
             && self.credit > 0

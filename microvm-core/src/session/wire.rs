@@ -193,7 +193,7 @@ impl<'a> Wire<'a> {
     }
 
     /// Sends what the channel takes now.
-    fn flush(&mut self) -> Result<(), SessionError> {
+    pub(super) fn flush(&mut self) -> Result<(), SessionError> {
         while self.sent < self.outgoing.len() && !self.closed {
             let rest = &self.outgoing[self.sent..];
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
