@@ -8,7 +8,7 @@ TARGET := target/x86_64-unknown-linux-gnu
 KERNELS := /var/cache/plimsoll/kernels
 
 # What is needed to build Plimsoll and its guest kernel, and to run VMs by QEMU.
-PACKAGES_BUILD := gcc make bc bison flex libelf-dev libssl-dev xz-utils cpio linux-source-6.12 busybox-static
+PACKAGES_BUILD := gcc make binutils bc bison flex patch xz-utils cpio libc6-dev libelf-dev libssl-dev linux-source-6.12 busybox-static
 PACKAGES_RUN := qemu-system-x86 erofs-utils e2fsprogs nftables
 # What the tests need besides: a Debian root file system, a browser for the report.
 PACKAGES_TEST := debootstrap chromium python3

@@ -88,9 +88,8 @@ fn compressed_archives_are_recognised_by_their_content() {
                     .unwrap()
                     .success()
             );
-            host.plimsoll(["import", packed.to_str().unwrap(), "packed"])
-                .ok()
-                .to_owned();
+            let import = host.plimsoll(["import", packed.to_str().unwrap(), "packed"]);
+            assert!(import.ok().starts_with("sha256:"));
             host.plimsoll(["run", "--rm", "packed", "/bin/busybox", "cat", "/marker"])
                 .ok()
                 .to_owned()

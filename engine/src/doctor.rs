@@ -259,7 +259,7 @@ fn state_directory(root: &Path) -> Check {
             "choose another one with --root",
         );
     };
-    let free = u64::from(space.fragment_size()) * u64::from(space.blocks_available());
+    let free = space.fragment_size() * space.blocks_available();
     // Debian's minimal root file system takes 300 MB, as a layer and as a disk.
     const WANTED: u64 = 1 << 30;
     let found = format!("{}, {} MiB free", root.display(), free >> 20);

@@ -216,8 +216,8 @@ impl FromStr for Bytes {
         };
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let bytes = number * (1_u64 << shift) as f64;
-        // 2^63: what every kernel interface behind this takes.
-        if !(0.0..9.223_372_036_854_775_8e18).contains(&bytes) {
+        // Below 2^63, which every kernel interface behind this takes.
+        if !(0.0..9.2e18).contains(&bytes) {
             return Err(wrong());
         }
         Ok(Self(bytes as u64))

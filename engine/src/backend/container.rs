@@ -219,7 +219,7 @@ mod tests {
                 pids: Some(7),
             },
         );
-        let memory = resources.memory().clone().unwrap();
+        let memory = resources.memory().unwrap();
         assert_eq!(
             (memory.limit(), memory.swap()),
             (Some(64 << 20), Some(128 << 20))
