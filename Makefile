@@ -47,6 +47,7 @@ test: packages kernel ## Run all tests, in the lab too, and prove that nothing i
 	@tests/nothing-left before
 	cargo test --locked --workspace --no-fail-fast
 	$(MAKE) --no-print-directory lab
+	@$(TARGET)/debug/plimsoll doctor --repair >/dev/null
 	@tests/nothing-left after
 
 .PHONY: lab

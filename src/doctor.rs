@@ -11,7 +11,7 @@ use crate::output;
 pub(crate) fn doctor(root: &Path, arguments: &DoctorArguments) -> anyhow::Result<u8> {
     if arguments.repair {
         let home = Home::open(root)?;
-        let settled = engine::sweep(&home)?;
+        let settled = engine::repair(&home)?;
         eprintln!("plimsoll: {settled} instances of killed processes settled");
     }
     let checks = engine::doctor::check(root);

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("plimsoll: {error:#}");
+            eprintln!("plimsoll: {}", sentence(&error));
             ExitCode::from(exit_code(&cli, &error))
         }
     }
@@ -68,6 +68,20 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Report(arguments) => report::report(arguments),
         Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
     }
+}
+
+/// An error and its causes in one sentence, without the causes that the libraries' messages already end with.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// The exit code of a failure. For what runs a command it is docker's 125, 126 or 127; elsewhere 1.

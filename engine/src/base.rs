@@ -138,13 +138,7 @@ mod tests {
                     .into_owned()
             })
             .collect();
-        for path in [
-            "bin/sh",
-            "bin/busybox",
-            "bin/workload",
-            "etc/passwd",
-            "tmp/",
-        ] {
+        for path in ["bin/sh", "bin/busybox", "bin/workload", "etc/passwd", "tmp"] {
             assert!(
                 paths.iter().any(|found| found == path),
                 "{path} in {paths:?}"

@@ -93,6 +93,10 @@ impl Home {
         self.root.join("active")
     }
 
+    pub(crate) fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
     pub(crate) fn name(&self, name: &str) -> PathBuf {
         self.root.join("names").join(name)
     }

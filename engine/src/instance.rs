@@ -444,6 +444,16 @@ pub fn sweep(home: &Home) -> Result<usize> {
     Ok(settled)
 }
 
+/// [`sweep`], and takes away the empty cgroup that all instances have been in.
+///
+/// # Errors
+/// As [`sweep`], and when cgroups cannot be read.
+pub fn repair(home: &Home) -> Result<usize> {
+    let settled = sweep(home)?;
+    container_core::cgroup::remove_parent()?;
+    Ok(settled)
+}
+
 /// Settles one instance whose lock this process has taken over.
 fn reclaim(home: &Home, id: &str) -> Result<()> {
     container_core::cgroup::remove_by_id(id)?;
@@ -461,13 +471,25 @@ fn reclaim(home: &Home, id: &str) -> Result<()> {
             });
             write_record(home, &record)?;
         }
-        // Killed before the record was written: it never ran. `take_name` reuses the name.
-        Err(Error::Io { .. }) => remove_state(home, id, "")?,
+        // Killed before the record was written: it never ran, and only the link itself knows its name.
+        Err(Error::Io { .. }) => remove_state(home, id, &name_of(home, id)?)?,
         // Left for the user to look at; `rm -f` removes it.
         Err(_) => {}
     }
     let active = home.active().join(id);
     ignore_missing(fs::remove_file(&active)).map_err(|e| Error::io("remove", &active, e))
+}
+
+/// The name that points to an instance; empty where none does.
+fn name_of(home: &Home, id: &str) -> Result<String> {
+    let folder = home.names();
+    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+    let held = entries
+        .flatten()
+        .find(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(id)));
+    Ok(held.map_or_else(String::new, |entry| {
+        entry.file_name().to_string_lossy().into_owned()
+    }))
 }
 
 /// An instance made from the image, if there is one.

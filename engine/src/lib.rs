@@ -22,7 +22,7 @@ pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};
 pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
 pub use image_core::{Change, Image, ImageSummary, Reference, Removed, Store};
-pub use instance::{ExitRecord, Listed, Record, list, remove, sweep, user_of_image};
+pub use instance::{ExitRecord, Listed, Record, list, remove, repair, user_of_image};
 pub use names::is_valid as is_valid_name;
 pub use run::{Outcome, run};
 pub use spec::{Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, VM_MEMORY};

@@ -68,6 +68,12 @@ impl Backend for Container {
         attend(&mut container, context.signals, job.spec.interactive)?;
         let exit = container.wait()?;
         let stats = container.cgroup().and_then(|cgroup| cgroup.stats().ok());
+        if job.spec.auto_remove {
+            // The overlay writes back whatever its upper directory still holds when it goes. Whatever cannot be removed
+            // now is removed, or told, when the instance is settled.
+            let _ = std::fs::remove_dir_all(&upper);
+            let _ = std::fs::remove_dir_all(&work);
+        }
         container.release(Teardown::Leave)?;
         Ok(Exit {
             status: match exit.status {
