@@ -410,7 +410,7 @@ pub fn remove(home: &Home, wanted: &str, force: bool) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] where the state directory cannot be read or written.
-pub fn sweep(home: &Home) -> Result<usize> {
+pub(crate) fn sweep(home: &Home) -> Result<usize> {
     let mut settled = 0;
     let folder = home.active();
     for entry in fs::read_dir(&folder)
