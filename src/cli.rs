@@ -122,7 +122,7 @@ pub(crate) struct RunArguments {
     pub(crate) read_only: bool,
 
     /// Guest kernel of a VM: an uncompressed vmlinux
-    #[arg(long, value_name = "PATH", env = "PLIMSOLL_KERNEL")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) kernel: Option<PathBuf>,
 
     /// seccomp=unconfined runs a container without docker's default system call filter
@@ -333,7 +333,7 @@ pub(crate) struct CompareArguments {
     pub(crate) memory: Option<Bytes>,
 
     /// Guest kernel of the VM: an uncompressed vmlinux
-    #[arg(long, value_name = "PATH", env = "PLIMSOLL_KERNEL")]
+    #[arg(long, value_name = "PATH")]
     pub(crate) kernel: Option<PathBuf>,
 
     /// table, or json for one object a line

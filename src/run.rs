@@ -48,14 +48,7 @@ fn spec(arguments: &RunArguments) -> anyhow::Result<InstanceSpec> {
             cpus: arguments.cpus,
             pids: arguments.pids_limit,
         },
-        kernel: match arguments.backend {
-            // PLIMSOLL_KERNEL may stand in the environment of every run; only a VM has a use for it.
-            crate::cli::BackendArgument::Vm => arguments.kernel.clone(),
-            _ => arguments
-                .kernel
-                .clone()
-                .filter(|_| std::env::var_os("PLIMSOLL_KERNEL").is_none()),
-        },
+        kernel: arguments.kernel.clone(),
         seccomp_unconfined: seccomp_unconfined(&arguments.security_opt)?,
         read_only: arguments.read_only,
         network: arguments.network.into(),
