@@ -4,9 +4,6 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-TARGET := target/x86_64-unknown-linux-gnu
-KERNELS := /var/cache/plimsoll/kernels
-
 # What is needed to build Plimsoll and its guest kernel, and to run VMs by QEMU.
 PACKAGES_BUILD := gcc make binutils bc bison flex patch xz-utils cpio libc6-dev libelf-dev libssl-dev linux-source-6.12 busybox-static
 PACKAGES_RUN := qemu-system-x86 erofs-utils e2fsprogs nftables
@@ -47,7 +44,7 @@ test: packages kernel ## Run all tests, in the lab too, and prove that nothing i
 	@tests/nothing-left before
 	cargo test --locked --workspace --no-fail-fast
 	$(MAKE) --no-print-directory lab
-	@$(TARGET)/debug/plimsoll doctor --repair >/dev/null
+	@cargo run --locked --quiet -- doctor --repair >/dev/null
 	@tests/nothing-left after
 
 .PHONY: lab
