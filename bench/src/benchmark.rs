@@ -26,6 +26,11 @@ pub(crate) trait Rounds {
     /// Rounds that were recorded.
     fn done(&self) -> u32;
 
+    /// As many rounds as there must be for any figure.
+    fn enough(&self, _: &Harness) -> u32 {
+        ROUNDS_FOR_A_VERDICT
+    }
+
     /// All rounds are done, or the time is up.
     fn finish(&mut self, harness: &mut Harness);
 }
@@ -114,14 +119,15 @@ fn one<R: Rounds>(rounds: &mut R, harness: &mut Harness, warmed: bool) -> f64 {
         // Criterion asks only how long this took.
         return 1.0;
     }
-    let over = harness.is_over(rounds.done());
+    let enough = rounds.enough(harness);
+    let over = harness.is_over(rounds.done(), enough);
     if !over {
         rounds.round(harness, true);
         leave_if_asked(harness);
     }
     // Where there have been enough rounds and the time is up, criterion gets the last ratio again; the results get nothing.
     match rounds.ratio() {
-        Some(ratio) if !over || rounds.done() >= ROUNDS_FOR_A_VERDICT => ratio,
+        Some(ratio) if !over || rounds.done() >= enough => ratio,
         _ => panic::resume_unwind(Box::new(NothingToShow)),
     }
 }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::launch::Trouble;
 use crate::limits::Limits;
 use crate::outcome::Places;
-use crate::plan::{Plan, ROUNDS_FOR_A_VERDICT};
+use crate::plan::Plan;
 use crate::processes;
 use crate::seat::Seat;
 use crate::suite::Sizes;
@@ -30,7 +30,7 @@ pub(crate) struct Setup {
     pub(crate) keeps: bool,
     /// How many benchmarks will run.
     pub(crate) benches: u32,
-    /// How many of them, the last ones, are not steady work.
+    /// How many of them, the first ones, are not steady work.
     pub(crate) unsteady: u32,
 }
 
@@ -50,7 +50,10 @@ pub(crate) struct Harness {
     begun: u64,
     /// Benchmarks that have not begun.
     benches_left: u32,
-    unsteady: u32,
+    /// How many of them are not steady work.
+    unsteady_left: u32,
+    /// Whether the one that runs is steady work.
+    in_steady: bool,
     /// When the benchmark that runs has had its share of the time.
     bench_until: u64,
     last_progress: u64,
@@ -85,32 +88,25 @@ impl Harness {
             seen: BTreeSet::new(),
             begun: clock::now(),
             benches_left: benches,
-            unsteady,
+            unsteady_left: unsteady,
+            in_steady: unsteady == 0,
             bench_until: u64::MAX,
             last_progress: 0,
         }
     }
 
-    /// A benchmark begins.
+    /// A benchmark begins. Those that are not steady work come first.
     pub(crate) fn next_bench(&mut self) {
         self.benches_left = self.benches_left.saturating_sub(1);
+        self.in_steady = self.unsteady_left == 0;
+        self.unsteady_left = self.unsteady_left.saturating_sub(1);
         self.last_progress = 0;
-        let steady = self.benches_left.saturating_sub(self.unsteady) + 1;
-        let share = match self.unsteady > self.benches_left {
-            true => self.time_left() / (self.benches_left + 1),
-            false => self.time_left().saturating_sub(self.reserve()) / steady,
+        // Some benchmarks take less than their share of what is left, so each may have more than that.
+        let share = match self.in_steady {
+            true => self.time_left() / (self.benches_left + 1) * 3 / 2,
+            false => self.plan.bench * 3,
         };
-        // Some benchmarks take less than their share.
-        self.bench_until = clock::now() + (share * 3 / 2).as_nanos() as u64;
-    }
-
-    /// What is kept for the benchmarks that are not steady work.
-    fn reserve(&self) -> Duration {
-        if self.unsteady > 0 {
-            self.plan.reserve
-        } else {
-            Duration::ZERO
-        }
+        self.bench_until = clock::now() + share.as_nanos() as u64;
     }
 
     /// What is left of the run's time.
@@ -120,30 +116,38 @@ impl Harness {
             .saturating_sub(Duration::from_nanos(clock::now() - self.begun))
     }
 
-    /// Whether the benchmark that runs has had its time: the run's is up, or its own share of it and as many rounds as a
-    /// verdict needs are `done`.
-    pub(crate) fn is_over(&self, done: u32) -> bool {
-        self.time_left().is_zero()
-            || (done >= ROUNDS_FOR_A_VERDICT && clock::now() > self.bench_until)
+    /// Whether the benchmark that runs has had its time: the run's is up, or its own share of it is and `enough` rounds are
+    /// `done`.
+    pub(crate) fn is_over(&self, done: u32, enough: u32) -> bool {
+        self.time_left().is_zero() || (done >= enough && clock::now() > self.bench_until)
     }
 
-    /// What all slow arms together may take of this benchmark and those that follow.
+    /// What all slow arms together may take of the benchmark that runs: of what the quick arms do not need, and steady work
+    /// does not keep, most; all of it where nothing of the sort follows.
     pub(crate) fn for_slow_arms(&self) -> Duration {
-        self.time_left()
-            .saturating_sub(self.plan.bench * (self.benches_left + 1))
+        let free = self
+            .time_left()
+            .saturating_sub(self.plan.bench * (self.benches_left + 1));
+        if self.in_steady {
+            return free / (self.benches_left + 1);
+        }
+        let steady_follows = self.benches_left > self.unsteady_left;
+        let reserve = if steady_follows {
+            self.plan.reserve
+        } else {
+            Duration::ZERO
+        };
+        let pool = free.saturating_sub(reserve);
+        if self.unsteady_left > 0 {
+            pool * 4 / 5
+        } else {
+            pool
+        }
     }
 
-    /// What one of the slow arms may take of the steady work that begins: its budget of the plan, or less where the run is
-    /// behind, since what follows must have its share. Starts, which come last, have a reserve.
+    /// What one of the slow arms may take of the steady work that begins.
     pub(crate) fn steady_share(&self, slow_arms: u32) -> Duration {
-        let steady = self.benches_left.saturating_sub(self.unsteady) + 1;
-        let share = self.for_slow_arms().saturating_sub(self.reserve()) / steady / slow_arms.max(1);
-        self.plan.arm.min(share)
-    }
-
-    /// Whether benchmarks follow the one that runs.
-    pub(crate) fn is_last(&self) -> bool {
-        self.benches_left == 0
+        self.plan.arm.min(self.for_slow_arms() / slow_arms.max(1))
     }
 
     /// Puts a metric into the results, unless it is there.

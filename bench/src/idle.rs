@@ -49,11 +49,7 @@ impl Idle {
         for seat in &mut harness.seats {
             seat.end();
         }
-        // What follows are starts, which have the reserve; the fraction of it that is for this is small.
-        let mut pool = match harness.is_last() {
-            true => harness.for_slow_arms(),
-            false => harness.for_slow_arms() / 4,
-        };
+        let mut pool = harness.for_slow_arms();
         let mut parts = Vec::new();
         for seat in 0..harness.seats.len() {
             if harness.seats[seat].places().is_none() {
@@ -154,6 +150,11 @@ impl Rounds for Idle {
 
     fn done(&self) -> u32 {
         self.rounds
+    }
+
+    // Each round is a whole line through four points.
+    fn enough(&self, harness: &Harness) -> u32 {
+        harness.plan.idle_rounds
     }
 
     /// Hands the points to the results.

@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     pub(crate) measurement: Duration,
     /// What a benchmark takes of the run's time besides slow arms, its preparation included: an estimate.
     pub(crate) bench: Duration,
-    /// What is kept of the run's time for idle memory and starts of slow arms.
+    /// What starts and idle memory, which come first, leave of the run's time to slow arms in steady work.
     pub(crate) reserve: Duration,
     /// Rounds of one metric of steady work that the budgets reckon with.
     pub(crate) rounds: u32,
@@ -53,7 +53,7 @@ impl Plan {
             run: Duration::from_secs(4 * 60),
             measurement: Duration::from_millis(1500),
             bench: Duration::from_secs(3),
-            reserve: Duration::from_secs(60),
+            reserve: Duration::from_secs(50),
             rounds: 10,
             start_rounds: 12,
             sample: Duration::from_millis(5),
@@ -75,7 +75,7 @@ impl Plan {
             run: Duration::from_secs(15 * 60),
             measurement: Duration::from_millis(5000),
             bench: Duration::from_secs(8),
-            reserve: Duration::from_secs(340),
+            reserve: Duration::from_secs(200),
             rounds: 24,
             start_rounds: 30,
             sample: Duration::from_millis(10),
@@ -97,7 +97,7 @@ impl Plan {
             run: Duration::from_secs(70 * 60),
             measurement: Duration::from_millis(25_000),
             bench: Duration::from_secs(35),
-            reserve: Duration::from_secs(1600),
+            reserve: Duration::from_secs(1200),
             rounds: 60,
             start_rounds: 100,
             sample: Duration::from_millis(20),
@@ -173,12 +173,13 @@ impl Budget {
         self.limit
     }
 
-    /// What can be done in what is left, if a sample takes `sample` and `rounds` are wanted.
+    /// What can be done in what is left, if a sample takes `sample` and `rounds` are wanted. A quarter more must be there
+    /// for the fewest, since samples are not all alike.
     pub(crate) fn allows(&self, sample: Duration, rounds: u32) -> Allowance {
         let left = self.left();
         if left >= sample * rounds * 2 {
             Allowance::Twice
-        } else if left >= sample * rounds.min(ROUNDS_FOR_A_VERDICT) {
+        } else if left >= sample * rounds.min(ROUNDS_FOR_A_VERDICT) * 5 / 4 {
             Allowance::Once
         } else {
             Allowance::CutOff
@@ -226,8 +227,8 @@ mod tests {
     fn an_arm_that_cannot_reach_a_verdict_is_cut_off_at_once() {
         let mut budget = Budget::new(20 * SECOND);
         assert_eq!(budget.allows(SECOND, 10), Allowance::Twice);
-        assert_eq!(budget.allows(2 * SECOND, 10), Allowance::Once);
-        assert_eq!(budget.allows(3 * SECOND, 10), Allowance::CutOff);
+        assert_eq!(budget.allows(SECOND * 3 / 2, 10), Allowance::Once);
+        assert_eq!(budget.allows(2 * SECOND, 10), Allowance::CutOff);
         budget.spend(15 * SECOND);
         assert_eq!(budget.allows(SECOND, 10), Allowance::CutOff);
         assert!(!budget.is_exhausted());
@@ -248,6 +249,6 @@ mod tests {
     #[test]
     fn more_rounds_than_a_verdict_needs_are_given_up_before_the_arm_is() {
         let budget = Budget::new(20 * SECOND);
-        assert_eq!(budget.allows(2 * SECOND, 100), Allowance::Once);
+        assert_eq!(budget.allows(SECOND * 3 / 2, 100), Allowance::Once);
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Seat {
     pub(crate) start_cost: Option<Duration>,
     /// What the first touch of a page takes, once that has been measured.
     pub(crate) page_cost: Option<Duration>,
+    /// What reading a MiB of the image takes, once that has been measured.
+    pub(crate) copy_cost: Option<Duration>,
     failures: u32,
 }
 
@@ -42,6 +44,7 @@ impl Seat {
             served: 0,
             start_cost: None,
             page_cost: None,
+            copy_cost: None,
             failures: 0,
         }
     }

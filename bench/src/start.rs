@@ -16,6 +16,8 @@ use crate::order;
 use crate::plan::{self, Budget, ROUNDS_FOR_A_VERDICT};
 use crate::steady::time_up;
 
+/// The least that a start takes where the guest's kernel is emulated (12 million instructions at about a million a second).
+const VERY_SLOW: Duration = Duration::from_secs(10);
 /// Timelines of an arm that starts quickly are taken from starts of their own, so many.
 const TIMELINES: u32 = 3;
 
@@ -143,11 +145,7 @@ impl Starts {
         // A tenth more, since no two starts take the same.
         let need = |at: usize| costs[at] * ROUNDS_FOR_A_VERDICT * 11 / 10;
         let needs: Vec<Duration> = slow.iter().map(|&at| need(at)).collect();
-        // Cold starts follow warm ones: something is left to them, though not as much.
-        let pool = match harness.is_last() {
-            true => harness.for_slow_arms(),
-            false => harness.for_slow_arms() * 4 / 5,
-        };
+        let pool = harness.for_slow_arms();
         let shares = plan::share_out(pool, &needs);
         for part in &mut self.parts {
             part.twice = Some(true);
@@ -192,6 +190,15 @@ impl Starts {
         // What is known of a slow arm is not found out again.
         if let (false, Some(cost)) = (part.pace == Pace::Quick, seat.start_cost) {
             return Ok(Some(cost));
+        }
+        if part.pace == Pace::VerySlow && VERY_SLOW * ROUNDS_FOR_A_VERDICT > harness.plan.start_arm
+        {
+            let reason = format!(
+                "a start takes more than {} on such a host, and this plan has no time for {ROUNDS_FOR_A_VERDICT}",
+                clock::words(VERY_SLOW)
+            );
+            self.cut_off(harness, part, &reason);
+            return Ok(None);
         }
         let limit = Self::limit(harness.plan.patience, part);
         let purpose = Purpose::Start { timeline: None };

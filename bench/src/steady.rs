@@ -11,9 +11,12 @@ use crate::harness::{Harness, sample};
 use crate::launch::Trouble;
 use crate::order;
 use crate::plan::{Allowance, Budget, ROUNDS_FOR_A_VERDICT};
+use crate::seat::Seat;
 use crate::session::Answer;
-use crate::suite::Work;
+use crate::suite::{Sizes, Work};
 
+/// Rounds of a slow arm that make up for ones whose samples are void.
+const SPARE_ROUNDS: u32 = 2;
 /// How often at least a number of iterations is tried.
 const REPEATS: u32 = 4;
 /// Arms whose numbers of iterations differ by no more than this factor get the same.
@@ -130,17 +133,9 @@ impl Steady {
         if !harness.seats[part.seat].is_fresh_enough(plan.slow_instances) {
             self.fresh(harness, part)?;
         }
-        // Where a page is known to take long, so does filling arrays: that is found out here, and not by waiting for it.
-        let pages = self.work.prepared_bytes(harness.sizes) / 4096;
-        if let Some(filling) = harness.seats[part.seat]
-            .page_cost
-            .map(|page| page * pages as u32)
-            && filling > part.budget.left()
+        if let Some(reason) =
+            self.too_long_to_set_up(&harness.seats[part.seat], harness.sizes, &part.budget)
         {
-            let reason = format!(
-                "filling its arrays would take about {}",
-                clock::words(filling)
-            );
             harness.cut_off(part.seat, &self.metric, Some(part.budget.limit()), reason);
             return Ok(());
         }
@@ -172,6 +167,26 @@ impl Steady {
         Ok(())
     }
 
+    /// Where a page or a copy is known to take long, so does filling arrays or a file: that is found out here, and not by
+    /// waiting for it.
+    fn too_long_to_set_up(&self, seat: &Seat, sizes: Sizes, budget: &Budget) -> Option<String> {
+        let pages = (self.work.prepared_bytes(sizes) / 4096) as u32;
+        let arrays = seat.page_cost.map(|page| ("arrays", page * pages));
+        let file = seat
+            .copy_cost
+            .map(|mib| ("file", mib * self.work.filled_mib()));
+        let (what, filling) = arrays
+            .into_iter()
+            .chain(file)
+            .max_by_key(|(_, filling)| *filling)?;
+        (filling > budget.left()).then(|| {
+            format!(
+                "filling its {what} would take about {}",
+                clock::words(filling)
+            )
+        })
+    }
+
     /// A new instance. What it costs a slow arm is part of its budget only where the plan wants a new one for every
     /// metric; an instance that serves all metrics is paid for once, by the run.
     fn fresh(&self, harness: &mut Harness, part: &mut Part) -> Result<(), Trouble> {
@@ -198,6 +213,9 @@ impl Steady {
         let ask = |harness: &mut Harness, n: u64| {
             let left = Duration::from_nanos(deadline.saturating_sub(clock::now()));
             let answer = self.ask(harness, part.seat, n, left + patience)?;
+            if n == 1 && self.work.is_copy_of_a_mib() {
+                harness.seats[part.seat].copy_cost = Some(Duration::from_nanos(answer.elapsed));
+            }
             match clock::now() > deadline {
                 true => Err(Trouble::OverBudget {
                     limit: part.budget.limit(),
@@ -352,7 +370,12 @@ impl Steady {
                 continue;
             }
             let (valid, seat, limit) = (part.valid, part.seat, part.budget.limit());
-            if part.pace == Pace::Quick || !part.budget.is_exhausted() {
+            if part.pace == Pace::Quick {
+                continue;
+            }
+            // One that can be sampled but once a round has done enough with a few more than a verdict needs.
+            let enough = part.twice == Some(false) && valid >= ROUNDS_FOR_A_VERDICT + SPARE_ROUNDS;
+            if !enough && !part.budget.is_exhausted() {
                 continue;
             }
             part.twice = None;

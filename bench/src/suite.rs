@@ -96,6 +96,20 @@ impl Work {
         }
     }
 
+    /// MiB of the file in the writable layer that must be there before the work can begin (bench/workload/src/work/file.rs).
+    pub(crate) fn filled_mib(&self) -> u32 {
+        if self.request.contains("{scratch}/file") {
+            16
+        } else {
+            0
+        }
+    }
+
+    /// Whether the work is to copy a MiB, which tells what [`Work::filled_mib`] will take.
+    pub(crate) fn is_copy_of_a_mib(&self) -> bool {
+        self.bench == ("file", "image-read")
+    }
+
     /// Whether the work is the first touch of pages, which tells what [`Work::prepared_bytes`] will take.
     pub(crate) fn is_first_touch(&self) -> bool {
         self.bench == ("memory", "faults")
