@@ -321,7 +321,7 @@ pub struct Listed {
     pub running: bool,
 }
 
-/// All instances, newest first, after [`sweep`] has settled those whose owner was killed.
+/// All instances, newest first, after those whose owner was killed have been settled.
 ///
 /// # Errors
 /// [`Error::Io`]; a damaged record is left out, since one bad file must not hide the rest (`rm -f` takes it).
@@ -444,10 +444,10 @@ pub(crate) fn sweep(home: &Home) -> Result<usize> {
     Ok(settled)
 }
 
-/// [`sweep`], and takes away the empty cgroup that all instances have been in.
+/// Settles every instance whose owner died, and takes away the empty cgroup that all instances have been in.
 ///
 /// # Errors
-/// As [`sweep`], and when cgroups cannot be read.
+/// When the state directory cannot be read or written, or cgroups cannot be read.
 pub fn repair(home: &Home) -> Result<usize> {
     let settled = sweep(home)?;
     container_core::cgroup::remove_parent()?;
