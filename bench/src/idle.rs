@@ -65,7 +65,9 @@ impl Idle {
             if pace != Pace::Quick {
                 limit = limit.min(pool);
                 let instances = counts(pace).last().copied().unwrap_or(1);
-                if let Some(cost) = harness.seats[seat].start_cost.map(|cost| cost * instances)
+                let guess = (pace == Pace::VerySlow).then_some(Pace::VERY_SLOW_START);
+                let start = harness.seats[seat].start_cost.or(guess);
+                if let Some(cost) = start.map(|cost| cost * instances)
                     && cost > limit
                 {
                     let reason = format!("{instances} starts take about {}", clock::words(cost));
@@ -173,7 +175,7 @@ impl Rounds for Idle {
 fn climb(harness: &mut Harness, part: &mut Part) -> Result<Vec<MemoryPoint>, Trouble> {
     let limit = match part.pace {
         Pace::Quick => harness.plan.patience,
-        _ => part.budget.left().max(harness.plan.patience),
+        _ => harness.plan.slow_start,
     };
     let mut up: Vec<Session> = Vec::new();
     let mut points = Vec::new();

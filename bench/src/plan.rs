@@ -62,7 +62,7 @@ impl Plan {
             patience: Duration::from_secs(20),
             slow_start: Duration::from_secs(45),
             arm: Duration::from_secs(4),
-            start_arm: Duration::from_secs(20),
+            start_arm: Duration::from_secs(30),
             idle_arm: Duration::from_secs(12),
             idle_rounds: 3,
         }

@@ -227,12 +227,17 @@ fn candidates(
         eprintln!("  {message}");
         None
     });
-    let mut all: Vec<Candidate> = vec![
+    // Beside what instances write, so that the file system treats it alike.
+    let native_scratch = command.root.join("native");
+    let native = |control| {
         Candidate::Able(Box::new(native::Native::new(
-            false, images, limits, scratch,
-        ))),
-        Candidate::Able(Box::new(native::Native::new(true, images, limits, scratch))),
-    ];
+            control,
+            images,
+            limits,
+            &native_scratch,
+        )))
+    };
+    let mut all = vec![native(false), native(true)];
     all.extend(plimsoll::candidates(command, images, limits));
     all.push(bubblewrap::candidate(rootfs));
     all.extend(oci::candidates(rootfs, &scratch.join("bundles"), mounts));

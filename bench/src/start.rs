@@ -16,8 +16,6 @@ use crate::order;
 use crate::plan::{self, Budget, ROUNDS_FOR_A_VERDICT};
 use crate::steady::time_up;
 
-/// The least that a start takes where the guest's kernel is emulated (12 million instructions at about a million a second).
-const VERY_SLOW: Duration = Duration::from_secs(10);
 /// Timelines of an arm that starts quickly are taken from starts of their own, so many.
 const TIMELINES: u32 = 3;
 
@@ -191,11 +189,12 @@ impl Starts {
         if let (false, Some(cost)) = (part.pace == Pace::Quick, seat.start_cost) {
             return Ok(Some(cost));
         }
-        if part.pace == Pace::VerySlow && VERY_SLOW * ROUNDS_FOR_A_VERDICT > harness.plan.start_arm
+        if part.pace == Pace::VerySlow
+            && Pace::VERY_SLOW_START * ROUNDS_FOR_A_VERDICT > harness.plan.start_arm
         {
             let reason = format!(
                 "a start takes more than {} on such a host, and this plan has no time for {ROUNDS_FOR_A_VERDICT}",
-                clock::words(VERY_SLOW)
+                clock::words(Pace::VERY_SLOW_START)
             );
             self.cut_off(harness, part, &reason);
             return Ok(None);

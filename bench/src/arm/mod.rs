@@ -1,6 +1,7 @@
 //! Arms: the ways of running the same workload. One file for each family.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reports::results::{self, ArmKind, ArmStatus};
 
@@ -42,6 +43,12 @@ pub(crate) enum Pace {
     Slow,
     /// Many seconds: its kernel is emulated.
     VerySlow,
+}
+
+impl Pace {
+    /// The least that a start takes where the guest's kernel is emulated: 12 million instructions at about a million a
+    /// second.
+    pub(crate) const VERY_SLOW_START: Duration = Duration::from_secs(10);
 }
 
 /// One way of running the workload.
