@@ -142,7 +142,7 @@ build() { # DIGEST
   step "$log" "${make[@]}" vmlinux
   # Program headers are all a loader needs; symbols stay readable through System.map.
   step "$log" strip -s -o "$work/done/vmlinux" "$out/vmlinux"
-  readelf -nW "$work/done/vmlinux" | grep -q Xen || die "vmlinux has no PVH entry point; CONFIG_PVH is needed"
+  readelf -nW "$work/done/vmlinux" | grep Xen >/dev/null || die "vmlinux has no PVH entry point; CONFIG_PVH is needed"
   cp "$out/System.map" "$work/done/System.map"
   cp "$out/.config" "$work/done/config"
   cp "$out/include/config/kernel.release" "$work/done/release"
