@@ -1,8 +1,8 @@
 //! What a virtual machine is made of.
 
 use std::fs::File;
-use std::io;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// How many virtual CPUs a machine may have. The upper bound keeps every APIC id inside the eight bits of an MP table.
@@ -11,9 +11,17 @@ pub const VCPUS: RangeInclusive<u8> = 1..=64;
 /// How much memory a machine may have, in MiB: from what a small kernel boots in to one tebibyte.
 pub const MEMORY_MIB: RangeInclusive<u32> = 64..=1024 * 1024;
 
-/// Called with the monitor's process id after the process exists and before it has allocated anything for the guest:
-/// the place to move it into its cgroup. The monitor waits until the call returns; an error ends it.
-pub type Confine = Box<dyn Fn(i32) -> io::Result<()> + Send + Sync>;
+/// The cgroup that the monitor is in from the start, before it has allocated anything for the guest.
+///
+/// It gets there in ways that need no lock over all threads of the host, whose price is an RCU grace period (5 to 14 ms
+/// here): it is made inside the unified hierarchy's cgroup, and it enters those of version 1 by itself.
+#[derive(Debug, Default)]
+pub struct Membership {
+    /// The directory of the unified hierarchy's cgroup.
+    pub unified: Option<OwnedFd>,
+    /// The `tasks` files of cgroups of version 1, open for writing.
+    pub tasks: Vec<File>,
+}
 
 /// What a virtual machine is made of. Every path is opened by the launching process, before anything is started.
 pub struct VmConfig {
@@ -35,8 +43,8 @@ pub struct VmConfig {
     /// Where the output of the guest's serial console goes. A regular file is kept below a bound by forgetting the
     /// oldest output; a pipe or terminal that is full loses output rather than hold the guest up.
     pub console: File,
-    /// Called before the monitor allocates anything: see [`Confine`].
-    pub confine: Option<Confine>,
+    /// The cgroup of the monitor's process.
+    pub cgroup: Membership,
 }
 
 impl VmConfig {
@@ -51,7 +59,7 @@ impl VmConfig {
             memory_mib: 256,
             extra_cmdline: String::new(),
             console,
-            confine: None,
+            cgroup: Membership::default(),
         }
     }
 }

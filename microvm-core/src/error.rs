@@ -99,9 +99,9 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// The caller's hook that confines the monitor failed.
-    #[error("cannot confine the virtual machine monitor: {0}")]
-    Confine(io::Error),
+    /// The monitor could not be put into its cgroup.
+    #[error("cannot put the virtual machine monitor into its cgroup: {0}")]
+    Cgroup(#[source] io::Error),
     /// The monitor ended before the guest ran.
     #[error("the virtual machine monitor did not start: {0}")]
     Start(String),

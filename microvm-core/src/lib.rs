@@ -34,7 +34,7 @@ pub mod qemu;
 pub mod session;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
-pub use config::{Confine, MEMORY_MIB, Stage, VCPUS, VmConfig, monotonic_now};
+pub use config::{MEMORY_MIB, Membership, Stage, VCPUS, VmConfig, monotonic_now};
 pub use error::Error;
 pub use machine::{End, Ending, MicroVm};
 

@@ -1,12 +1,117 @@
 //! The monitor's process: watched through a pidfd, killed and reaped with its owner.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use crate::{Error, Result};
+use crate::{Error, Membership, Result};
+
+/// Start the child in the cgroup of the given descriptor (since Linux 5.7).
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+unsafe extern "C" {
+    /// Nonzero while the process has one thread, as far as glibc knows (since glibc 2.32).
+    static __libc_single_threaded: std::ffi::c_char;
+}
+
+/// Which of two processes this is.
+pub(crate) enum Fork {
+    /// The one that was there, and the process id of its child.
+    Parent(i32),
+    /// The new one, and whether it is in its cgroup.
+    Child(io::Result<()>),
+}
+
+/// Forks the monitor's process, which is in its cgroup before it does anything else.
+///
+/// # Safety
+/// As for `fork(2)` in a process with several threads.
+pub(crate) unsafe fn fork_into(cgroup: &Membership) -> io::Result<Fork> {
+    // SAFETY: a byte that glibc writes when threads are made and this thread only reads; were it stale, that would be for
+    // a thread that has ended.
+    let alone = unsafe { (&raw const __libc_single_threaded).read_volatile() } != 0;
+    // Without other threads there is no lock for glibc's own fork to see to, and the kernel puts the child in its place.
+    // With them the child must go there by itself, which takes the RCU grace period.
+    let (unified, itself) = match &cgroup.unified {
+        Some(directory) if alone => (Some(directory.as_fd()), None),
+        directory => (None, directory.as_ref().map(AsFd::as_fd)),
+    };
+    let pid = match unified {
+        // SAFETY: the caller's promise.
+        Some(directory) => unsafe { clone_into(directory) },
+        // SAFETY: the caller's promise.
+        None => unsafe { libc::fork() }.into(),
+    };
+    match pid {
+        0 => Ok(Fork::Child(enter(itself, &cgroup.tasks))),
+        pid if pid < 0 => Err(io::Error::last_os_error()),
+        // Process ids fit.
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
+/// What `fork` does, into a cgroup of the unified hierarchy; for a process with one thread.
+///
+/// # Safety
+/// As for `fork(2)`.
+unsafe fn clone_into(directory: BorrowedFd<'_>) -> i64 {
+    let mut arguments = libc::clone_args {
+        flags: CLONE_INTO_CGROUP,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: directory.as_raw_fd() as u64,
+    };
+    // Where glibc keeps the thread's own id: the child's copy gets the child's, as by glibc's fork. A kernel that does not
+    // tell leaves the parent's there, which nothing here asks glibc for.
+    let mut tid: *mut i32 = std::ptr::null_mut();
+    // SAFETY: PR_GET_TID_ADDRESS writes one pointer, to `tid`.
+    if unsafe { libc::prctl(libc::PR_GET_TID_ADDRESS, &raw mut tid) } == 0 && !tid.is_null() {
+        arguments.flags |= (libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID) as u64;
+        arguments.child_tid = tid as u64;
+    }
+    // SAFETY: the structure is as long as we say; without CLONE_VM the child has its own stack and memory.
+    unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of_val(&arguments),
+        )
+    }
+}
+
+/// Takes this process, which has one thread, into cgroups. Allocates nothing.
+fn enter(unified: Option<BorrowedFd<'_>>, tasks: &[std::fs::File]) -> io::Result<()> {
+    if let Some(directory) = unified {
+        // SAFETY: the path is a literal that ends in a zero.
+        let procs = unsafe {
+            libc::openat(
+                directory.as_raw_fd(),
+                c"cgroup.procs".as_ptr(),
+                libc::O_WRONLY | libc::O_CLOEXEC,
+            )
+        };
+        if procs < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        write_zero(&unsafe { std::fs::File::from_raw_fd(procs) })?;
+    }
+    tasks.iter().try_for_each(write_zero)
+}
+
+fn write_zero(mut file: &std::fs::File) -> io::Result<()> {
+    // 0 stands for whoever writes it.
+    io::Write::write_all(&mut file, b"0")
+}
 
 /// A child process. Dropping it kills it and waits for it.
 #[derive(Debug)]
@@ -49,7 +154,6 @@ impl Process {
 
     /// A descriptor that becomes readable when the process has ended.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
         self.pidfd.as_fd()
     }
 

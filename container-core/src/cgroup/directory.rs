@@ -114,6 +114,12 @@ impl Directory {
         &self.fd
     }
 
+    /// Opens a file of the cgroup's to write to later.
+    pub(super) fn open_for_writing(&self, name: &str) -> Result<fs::File> {
+        self.open_file(name, libc::O_WRONLY)
+            .map_err(|errno| failed("open", &self.path.join(name), errno))
+    }
+
     fn open_file(&self, name: &str, flags: libc::c_int) -> std::result::Result<fs::File, Errno> {
         let name = CString::new(name).map_err(|_| Errno(libc::EINVAL))?;
         let fd = file::openat(self.fd.as_raw_fd(), &name, flags, 0)?;

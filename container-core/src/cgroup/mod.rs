@@ -17,6 +17,7 @@ mod v2;
 mod view;
 
 use std::ffi::CString;
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -208,6 +209,13 @@ impl Cgroup {
                 let file = hierarchy.mount.join(&self.path).join("tasks");
                 CString::new(file.into_os_string().into_encoded_bytes()).ok()
             })
+            .collect()
+    }
+
+    /// The `tasks` files of version 1, open for writing: who has one thread and writes "0" into each enters by itself.
+    pub fn tasks_files(&self) -> Result<Vec<File>> {
+        self.v1_directories()
+            .map(|(directory, _)| directory.open_for_writing("tasks"))
             .collect()
     }
 

@@ -4,13 +4,12 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use container_core::cgroup::{self, Cgroup};
 use guest_protocol::{Extent, GuestConfig, ImageDisk, Process as GuestProcess, WindowSize};
 use microvm_core::session::{Events, FailureKind, Options, Requests, Session, SessionError, Stdio};
-use microvm_core::{Accelerator, Request, Substrate, VmConfig, cmdline};
+use microvm_core::{Accelerator, Membership, Request, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
@@ -81,14 +80,12 @@ impl Backend for Vm {
         if job.spec.accel == Accel::Auto {
             (context.notice)(&why);
         }
-        let group: Arc<OnceLock<Cgroup>> = Arc::default();
         let console = console(job)?;
-        let config = config(job, &console, Arc::clone(&group))?;
+        let mut config = config(job, &console)?;
         let image = image_disk(job)?;
-        let config = VmConfig {
-            image_disk: image.files,
-            ..config
-        };
+        config.image_disk = image.files;
+        let group = Group::make(job)?;
+        config.cgroup = group.membership()?;
         let mut vm = microvm_core::launch(accelerator, &config)?;
         for stage in vm.stages() {
             context.timeline.add(stage.name, stage.at);
@@ -124,7 +121,7 @@ impl Backend for Vm {
             Err(error) => Err(failure(error)),
         };
         drop(vm);
-        let peak_memory = release(&job.instance.record.id, &group)?;
+        let peak_memory = group.release()?;
         exit.map(|exit| Exit {
             peak_memory,
             ..exit
@@ -184,14 +181,55 @@ fn failure(error: SessionError) -> Error {
     }
 }
 
-/// Removes the monitor's cgroup, and tells the most memory it had.
-fn release(id: &str, group: &OnceLock<Cgroup>) -> Result<Option<u64>> {
-    let Some(group) = group.get() else {
-        return Ok(None);
-    };
-    let peak = group.stats().ok().and_then(|stats| stats.memory_peak);
-    cgroup::remove_by_id(id)?;
-    Ok(peak)
+/// The monitor's cgroup, removed when this is dropped; nothing may run in it then.
+struct Group<'a> {
+    id: &'a str,
+    cgroup: Cgroup,
+    released: bool,
+}
+
+impl<'a> Group<'a> {
+    fn make(job: &'a Job<'_>) -> Result<Self> {
+        let id = &job.instance.record.id;
+        let mut resources = LinuxResources::default();
+        set_limits(&mut resources, &monitor_limits(&job.spec.limits));
+        let cgroup = Cgroup::create(&cgroup::path_of_id(id)?, &resources, None)?;
+        Ok(Self {
+            id,
+            cgroup,
+            released: false,
+        })
+    }
+
+    fn membership(&self) -> Result<Membership> {
+        let unified = self
+            .cgroup
+            .unified_directory()
+            .map(|directory| directory.try_clone_to_owned())
+            .transpose()
+            .map_err(|e| Error::io("open", self.cgroup.path(), e))?;
+        Ok(Membership {
+            unified,
+            tasks: self.cgroup.tasks_files()?,
+        })
+    }
+
+    /// Removes it, and tells the most memory that was used in it.
+    fn release(mut self) -> Result<Option<u64>> {
+        self.released = true;
+        let peak = self.cgroup.stats().ok().and_then(|stats| stats.memory_peak);
+        cgroup::remove_by_id(self.id)?;
+        Ok(peak)
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.released {
+            // What went wrong before is what the user is told; `doctor --repair` finds a cgroup that stays.
+            let _ = cgroup::remove_by_id(self.id);
+        }
+    }
 }
 
 /// The file for the guest's console, in the instance's directory.
@@ -207,7 +245,7 @@ fn console(job: &Job<'_>) -> Result<File> {
 
 /// A VM of the size asked for: `-m` is its memory, and `--cpus` as many virtual CPUs as cover it, with a limit on the
 /// monitor for the fraction.
-fn config(job: &Job<'_>, console: &File, group: Arc<OnceLock<Cgroup>>) -> Result<VmConfig> {
+fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
     let home = job.instance.home();
     let kernel = match &job.spec.kernel {
         Some(path) => path.clone(),
@@ -233,18 +271,6 @@ fn config(job: &Job<'_>, console: &File, group: Arc<OnceLock<Cgroup>>) -> Result
     // A fraction of a MiB is given up: the guest's memory is whole MiB.
     let mebibytes = limits.memory.unwrap_or(VM_MEMORY) >> 20;
     config.memory_mib = u32::try_from(mebibytes).unwrap_or(u32::MAX);
-    let id = job.instance.record.id.clone();
-    let limits = monitor_limits(limits);
-    config.confine = Some(Box::new(move |pid| {
-        let mut resources = LinuxResources::default();
-        set_limits(&mut resources, &limits);
-        let pid = u32::try_from(pid).map_err(io::Error::other)?;
-        let path = cgroup::path_of_id(&id).map_err(io::Error::other)?;
-        let made = Cgroup::create(&path, &resources, Some(pid)).map_err(io::Error::other)?;
-        // Called once; a second time would find the first cgroup in its place.
-        let _ = group.set(made);
-        Ok(())
-    }));
     Ok(config)
 }
 

@@ -458,11 +458,14 @@ pub fn in_private_mounts(name: &str) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return true;
     }
+    // What the child mounts holds its directories up until its namespace is gone: this process removes them then.
+    let scratch = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(CHILD, "1")
+        .env("TMPDIR", scratch.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

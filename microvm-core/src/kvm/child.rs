@@ -1,13 +1,13 @@
 //! The monitor's own process: a fork of its starter, cut off from it before anything of the guest's is touched.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 
 use super::monitor::{Monitor, Parts};
 use super::report::Report;
-use crate::{End, Error, Result};
+use crate::{Error, Result};
 
 /// The process's name, as `ps -o comm` shows it; at most 15 bytes.
 const NAME: &[u8] = b"plimsoll-vmm\0";
@@ -16,8 +16,6 @@ const NAME: &[u8] = b"plimsoll-vmm\0";
 pub(super) struct Channels {
     /// Where reports go.
     pub(super) reports: File,
-    /// A byte comes when the starter has confined this process; its end means that the starter has given up.
-    pub(super) go: File,
     /// What becomes standard input, output and error.
     pub(super) null: File,
     /// The starter's process id.
@@ -26,9 +24,13 @@ pub(super) struct Channels {
 
 /// Is the monitor, from fork to end. Never returns into the starter's code, and runs nothing that the starter has
 /// registered for its exit.
-pub(super) fn be_monitor(parts: Parts, channels: Channels) -> ! {
+/// `entered`: whether it is in its cgroup.
+pub(super) fn be_monitor(parts: Parts, channels: Channels, entered: io::Result<()>) -> ! {
     let _guard = NoReturn;
-    let code = match isolate(&parts, &channels).and_then(|()| live(parts, &channels)) {
+    let ended = isolate(&parts, &channels)
+        .and_then(|()| entered.map_err(Error::Cgroup))
+        .and_then(|()| Monitor::build(parts)?.run(&channels.reports));
+    let code = match ended {
         Ok(end) => {
             let orderly = end.is_orderly();
             Report::End(end).send(&channels.reports);
@@ -41,14 +43,6 @@ pub(super) fn be_monitor(parts: Parts, channels: Channels) -> ! {
     };
     // SAFETY: _exit ends the process without destructors or exit handlers, which belong to the starter.
     unsafe { libc::_exit(code) }
-}
-
-fn live(parts: Parts, channels: &Channels) -> Result<End> {
-    let mut go = [0];
-    (&channels.go).read_exact(&mut go).map_err(Error::system(
-        "hear from the process that starts the machine",
-    ))?;
-    Monitor::build(parts)?.run(&channels.reports)
 }
 
 /// Cuts the process off from its starter: signals, terminal, descriptors.
@@ -75,7 +69,7 @@ fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
     unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
 
     let mut kept = parts.descriptors();
-    kept.extend([channels.reports.as_raw_fd(), channels.go.as_raw_fd()]);
+    kept.push(channels.reports.as_raw_fd());
     // The message of a panic goes the way of the reports.
     let standard = [&channels.null, &channels.null, &channels.reports];
     for (standard, file) in (0..).zip(standard) {

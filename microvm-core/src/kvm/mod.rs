@@ -17,7 +17,7 @@ mod vm;
 mod tests;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -32,7 +32,7 @@ use crate::config::{MEMORY_MIB, VCPUS};
 use crate::devices::virtio::blk::Disk;
 use crate::kernel::Kernel;
 use crate::machine::Ending;
-use crate::process::Process;
+use crate::process::{Fork, Process, fork_into};
 use crate::{Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline};
 
 /// Starts machines with our own monitor, in a child process without another program.
@@ -46,7 +46,6 @@ impl Hypervisor for Kvm {
     fn launch(&self, config: &VmConfig) -> Result<MicroVm> {
         let (parts, control) = open(config)?;
         let (reports, for_reports) = pipe()?;
-        let (for_go, mut go) = pipe()?;
         let null = OpenOptions::new()
             .read(true)
             .write(true)
@@ -54,27 +53,17 @@ impl Hypervisor for Kvm {
             .map_err(Error::system("open /dev/null"))?;
         let channels = Channels {
             reports: for_reports,
-            go: for_go,
             null,
             parent: std::process::id() as i32,
         };
         // SAFETY: the child calls `be_monitor` at once and nothing after it; what that relies on is said above.
-        let process = match unsafe { libc::fork() } {
-            -1 => {
-                return Err(Error::system("fork the monitor's process")(
-                    io::Error::last_os_error(),
-                ));
-            }
-            0 => child::be_monitor(parts, channels),
-            pid => Process::adopt(pid)?,
+        let process = match unsafe { fork_into(&config.cgroup) } {
+            Ok(Fork::Child(entered)) => child::be_monitor(parts, channels, entered),
+            Ok(Fork::Parent(pid)) => Process::adopt(pid)?,
+            Err(error) => return Err(Error::system("fork the monitor's process")(error)),
         };
         // The child has its own of everything; the pipes and files must end with it.
         drop((parts, channels));
-        if let Some(confine) = &config.confine {
-            confine(process.pid()).map_err(Error::Confine)?;
-        }
-        go.write_all(&[1])
-            .map_err(Error::system("let the monitor go on"))?;
         let mut reports = Reports::new(reports);
         let mut stages = Vec::with_capacity(2);
         let process = start(process, &mut reports, &mut stages)?;

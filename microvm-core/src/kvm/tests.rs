@@ -252,36 +252,25 @@ fn the_monitor_keeps_no_descriptor_and_no_name_of_its_starter() {
 }
 
 #[test]
-fn the_monitor_waits_until_it_is_confined() {
+fn the_monitor_enters_its_cgroups() {
     let Some(mut guest) = guest(RESET) else {
         return;
     };
-    let (send, receive) = std::sync::mpsc::channel();
-    let send = std::sync::Mutex::new(send);
-    guest.config.confine = Some(Box::new(move |pid| {
-        std::thread::sleep(Duration::from_millis(20));
-        let open = std::fs::read_dir(format!("/proc/{pid}/task"))?.count();
-        send.lock().unwrap().send(open).unwrap();
-        Ok(())
-    }));
+    let tasks = guest.files.path().join("tasks");
+    guest.config.cgroup.tasks = vec![File::create(&tasks).unwrap()];
     assert_eq!(guest.run().0, End::GuestReset);
-    assert_eq!(receive.recv().unwrap(), 1, "one thread: nothing has begun");
+    assert_eq!(std::fs::read(tasks).unwrap(), b"0");
 }
 
 #[test]
-fn a_monitor_that_cannot_be_confined_is_not_run() {
+fn a_monitor_that_cannot_enter_its_cgroups_is_not_run() {
     let Some(mut guest) = guest(&[&say(b"x"), RESET].concat()) else {
         return;
     };
-    let (send, receive) = std::sync::mpsc::channel();
-    let send = std::sync::Mutex::new(send);
-    guest.config.confine = Some(Box::new(move |pid| {
-        send.lock().unwrap().send(pid).unwrap();
-        Err(io::Error::other("no such cgroup"))
-    }));
+    // Nothing can be written to it.
+    guest.config.cgroup.tasks = vec![File::open("/dev/null").unwrap()];
     let error = Kvm.launch(&guest.config).err().unwrap();
-    assert!(error.to_string().contains("no such cgroup"), "{error}");
-    assert!(!Path::new(&format!("/proc/{}", receive.recv().unwrap())).exists());
+    assert!(error.to_string().contains("cgroup"), "{error}");
     assert_eq!(guest.console(), b"");
 }
 

@@ -83,13 +83,7 @@ impl Hypervisor for Qemu {
             qmp: qmp_fd,
         }
         .arguments(&passed);
-        let child = Child::start(
-            &binary,
-            &arguments,
-            passed,
-            &config.console,
-            config.confine.as_ref(),
-        )?;
+        let child = Child::start(&binary, &arguments, passed, &config.console, &config.cgroup)?;
         let Child { process, errors } = child;
         start(process, errors, control, qmp)
     }

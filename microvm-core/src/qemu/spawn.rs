@@ -1,14 +1,14 @@
-//! QEMU's process: made, confined, and only then executed.
+//! QEMU's process: made, put into its cgroup, and only then executed.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::process::Process;
-use crate::{Confine, Error, Result};
+use crate::process::{Fork, Process, fork_into};
+use crate::{Error, Membership, Result};
 
 use super::arguments::Passed;
 
@@ -27,13 +27,15 @@ struct Plan {
     null: File,
     console: RawFd,
     errors: OwnedFd,
-    /// The new process waits here until it may go on.
-    gate: OwnedFd,
-    /// Where it says why it could not be executed.
+    /// Where it says why it could not be executed: [`CGROUP`] or [`EXECUTE`], and the error's number.
     failure: OwnedFd,
     passed: Vec<RawFd>,
     parent: libc::pid_t,
 }
+
+/// What the new process failed at.
+const CGROUP: u8 = 1;
+const EXECUTE: u8 = 2;
 
 impl Child {
     /// Starts the program with these arguments, the passed descriptors, the console as its stdout, and nothing else.
@@ -42,7 +44,7 @@ impl Child {
         arguments: &[String],
         passed: Passed,
         console: &File,
-        confine: Option<&Confine>,
+        cgroup: &Membership,
     ) -> Result<Self> {
         let failed = |what| move |error: io::Error| Error::system(what)(error);
         let strings = std::iter::once(program.as_os_str())
@@ -53,7 +55,6 @@ impl Child {
         let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
         pointers.push(std::ptr::null());
         let (errors, errors_end) = pipe().map_err(failed("make a pipe"))?;
-        let (gate_end, gate) = pipe().map_err(failed("make a pipe"))?;
         let (failure, failure_end) = pipe().map_err(failed("make a pipe"))?;
         // Whatever happens, QEMU is not held up by what nobody reads, and neither is who reads it.
         set_nonblocking(&errors).map_err(failed("set a pipe non-blocking"))?;
@@ -64,7 +65,6 @@ impl Child {
             null: File::open("/dev/null").map_err(failed("open /dev/null"))?,
             console: console.as_raw_fd(),
             errors: errors_end,
-            gate: gate_end,
             failure: failure_end,
             passed: passed
                 .descriptors()
@@ -75,36 +75,31 @@ impl Child {
             parent: unsafe { libc::getpid() },
         };
         // SAFETY: the child calls only what may be called between fork and exec (see `Plan::enter`).
-        let pid = match unsafe { libc::fork() } {
-            0 => plan.enter(),
-            pid if pid < 0 => {
-                return Err(failed("make QEMU's process")(io::Error::last_os_error()));
-            }
-            pid => pid,
+        let pid = match unsafe { fork_into(cgroup) } {
+            Ok(Fork::Child(entered)) => plan.enter(&entered),
+            Ok(Fork::Parent(pid)) => pid,
+            Err(error) => return Err(failed("make QEMU's process")(error)),
         };
         // From here on dropping `process` kills the child and waits for it.
         let process = Process::adopt(pid)?;
         drop(plan);
         drop(passed);
-        if let Some(confine) = confine {
-            confine(pid).map_err(Error::Confine)?;
-        }
-        let mut gate = File::from(gate);
-        gate.write_all(&[1])
+        let mut said = [0; 5];
+        let length = File::from(failure)
+            .read(&mut said)
             .map_err(failed("start QEMU's process"))?;
-        let mut errno = [0; 4];
-        match File::from(failure)
-            .read(&mut errno)
-            .map_err(failed("start QEMU's process"))?
-        {
-            0 => Ok(Self {
+        let [step, errno @ ..] = said;
+        let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+        match (length, step) {
+            (0, _) => Ok(Self {
                 process,
                 errors: File::from(errors),
             }),
+            (_, CGROUP) => Err(Error::Cgroup(source)),
             _ => Err(Error::File {
                 path: program.to_owned(),
                 what: "cannot execute QEMU",
-                source: io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                source,
             }),
         }
     }
@@ -112,14 +107,26 @@ impl Child {
 
 impl Plan {
     /// The child's way to exec. Only system calls, and nothing that allocates or takes a lock.
-    fn enter(&self) -> ! {
+    fn enter(&self, entered: &io::Result<()>) -> ! {
+        if let Err(error) = entered {
+            self.fail(CGROUP, error.raw_os_error().unwrap_or(libc::EIO));
+        }
         // SAFETY: every pointer is to memory that was made before the fork and is this process's own copy; the descriptors
         // are this process's; all calls are async-signal-safe.
         unsafe {
             self.prepare();
             libc::execv(self.path.as_ptr(), self.arguments.as_ptr());
-            let errno = (*libc::__errno_location()).to_ne_bytes();
-            libc::write(self.failure.as_raw_fd(), errno.as_ptr().cast(), errno.len());
+            self.fail(EXECUTE, *libc::__errno_location())
+        }
+    }
+
+    /// Says why, and ends.
+    fn fail(&self, step: u8, errno: i32) -> ! {
+        let [a, b, c, d] = errno.to_ne_bytes();
+        let said = [step, a, b, c, d];
+        // SAFETY: the bytes are this process's own; _exit runs nothing that belongs to the starter.
+        unsafe {
+            libc::write(self.failure.as_raw_fd(), said.as_ptr().cast(), said.len());
             libc::_exit(127)
         }
     }
@@ -132,10 +139,6 @@ impl Plan {
             // QEMU ends with the thread that started it, however that ends; if it has ended already, now.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             if libc::getppid() != self.parent {
-                libc::_exit(127);
-            }
-            let mut byte = 0u8;
-            if libc::read(self.gate.as_raw_fd(), (&raw mut byte).cast(), 1) != 1 {
                 libc::_exit(127);
             }
             // Away from the terminal: its ctrl-c is for the guest's process, which gets it over the control channel.
@@ -178,7 +181,7 @@ fn set_nonblocking(descriptor: &OwnedFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn start(program: &str, arguments: &[&str], confine: Option<&Confine>) -> Result<Child> {
+    fn start(program: &str, arguments: &[&str], cgroup: &Membership) -> Result<Child> {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
         let console = tempfile::tempfile().unwrap();
         Child::start(
@@ -186,13 +189,18 @@ mod tests {
             &arguments,
             Passed::default(),
             &console,
-            confine,
+            cgroup,
         )
     }
 
     #[test]
     fn what_it_says_on_stderr_is_kept() {
-        let mut child = start("/bin/sh", &["-c", "echo woe >&2; exit 3"], None).unwrap();
+        let mut child = start(
+            "/bin/sh",
+            &["-c", "echo woe >&2; exit 3"],
+            &Membership::default(),
+        )
+        .unwrap();
         let status = child.process.wait_for(None).unwrap().unwrap();
         assert_eq!(status.code(), Some(3));
         let mut said = String::new();
@@ -208,8 +216,14 @@ mod tests {
             "exec >&2; for f in /proc/self/fd/*; do n=${f##*/}; [ -e $f ] && echo $n; done; true";
         let console = tempfile::tempfile().unwrap();
         let arguments = ["-c".to_owned(), script.to_owned()];
-        let mut child =
-            Child::start(Path::new("/bin/sh"), &arguments, passed, &console, None).unwrap();
+        let mut child = Child::start(
+            Path::new("/bin/sh"),
+            &arguments,
+            passed,
+            &console,
+            &Membership::default(),
+        )
+        .unwrap();
         child.process.wait_for(None).unwrap();
         let mut said = String::new();
         child.errors.read_to_string(&mut said).unwrap();
@@ -220,7 +234,10 @@ mod tests {
 
     #[test]
     fn a_program_that_is_not_there_is_an_error_with_its_path() {
-        let error = start("/no/such/qemu", &[], None).err().unwrap().to_string();
+        let error = start("/no/such/qemu", &[], &Membership::default())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             error.contains("/no/such/qemu") && error.contains("cannot execute QEMU"),
             "{error}"
@@ -228,27 +245,41 @@ mod tests {
     }
 
     #[test]
-    fn it_is_confined_before_it_runs_and_ends_when_that_fails() {
+    fn it_enters_its_cgroup_before_it_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let tasks = folder.path().join("tasks");
+        let membership = Membership {
+            unified: None,
+            tasks: vec![File::create(&tasks).unwrap()],
+        };
+        let script = format!("cat {} >&2", tasks.display());
+        let mut child = start("/bin/sh", &["-c", &script], &membership).unwrap();
+        child.process.wait_for(None).unwrap();
+        let mut said = String::new();
+        child.errors.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "0");
+    }
+
+    #[test]
+    fn it_does_not_run_when_it_cannot_enter_its_cgroup() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("ran");
-        let mark_text = mark.to_str().unwrap().to_owned();
-        let seen = mark.clone();
-        let confine: Confine = Box::new(move |pid| {
-            assert!(pid > 0);
-            assert!(!seen.exists());
-            Err(io::Error::other("no cgroup"))
-        });
-        let error = start("/bin/touch", &[&mark_text], Some(&confine))
+        let membership = Membership {
+            unified: None,
+            // Nothing can be written to it.
+            tasks: vec![File::open("/dev/null").unwrap()],
+        };
+        let error = start("/bin/touch", &[mark.to_str().unwrap()], &membership)
             .err()
             .unwrap()
             .to_string();
-        assert!(error.contains("no cgroup"), "{error}");
+        assert!(error.contains("cgroup"), "{error}");
         assert!(!mark.exists());
     }
 
     #[test]
     fn dropping_it_kills_it() {
-        let child = start("/bin/sleep", &["1000"], None).unwrap();
+        let child = start("/bin/sleep", &["1000"], &Membership::default()).unwrap();
         let pid = child.process.pid();
         drop(child);
         // SAFETY: signal 0 only asks whether the process exists.
