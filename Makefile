@@ -43,9 +43,8 @@ test: packages kernel ## Run all tests, in the lab too, and prove that nothing i
 	@tools/packages $(PACKAGES_TEST)
 	@tests/nothing-left before
 	cargo test --locked --workspace --no-fail-fast
-	@# A VM in the lab hangs now and then (one start in some dozens, unexplained): `make lab` tries them, the tests do not.
 	@tools/packages $(PACKAGES_LAB)
-	@lab/test --containers
+	@lab/test
 	@cargo run --locked --quiet -- doctor --repair >/dev/null
 	@tests/nothing-left after
 

@@ -30,9 +30,20 @@ fn an_owner_killed_while_its_command_runs_takes_everything_along() {
             .unwrap();
         assert_eq!(line, "up", "{way:?}");
         let id = host.plimsoll(["ps", "-q", "--no-trunc"]).ok().to_owned();
-        assert!(!cgroups_of(&id).is_empty(), "{way:?}: {id} has no cgroup");
         let started = descendants(child.id());
         assert!(!started.is_empty(), "{way:?}");
+        let cgroups = cgroups_of(&id);
+        assert!(!cgroups.is_empty(), "{way:?}: {id} has no cgroup");
+        // The command of a container, the monitor of a VM: in every hierarchy, for what it uses is accounted there.
+        for cgroup in &cgroups {
+            let members = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
+            let ours = members.lines().filter_map(|pid| pid.parse().ok());
+            assert!(
+                ours.clone().any(|pid: u32| started.contains(&pid)),
+                "{way:?}: {} has {members:?}, not one of {started:?}",
+                cgroup.display()
+            );
+        }
         common::kill(child.id(), libc::SIGKILL);
         child.wait().unwrap();
         eventually("what it started is gone", || {

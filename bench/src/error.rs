@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// The image store.
     #[error(transparent)]
-    Image(#[from] image_core::Error),
+    Image(#[from] engine::ImageError),
     /// The result file or the report.
     #[error("{0}")]
     Report(String),

@@ -91,7 +91,7 @@ pub(crate) fn versions(program: &Path, kernel: &Path) -> BTreeMap<String, String
         )
         .map(first_line),
     );
-    if let Some(qemu) = microvm_core::qemu_binary() {
+    if let Some(qemu) = engine::qemu_binary() {
         add(
             "qemu",
             peers::output(Command::new(qemu).arg("--version")).map(first_line),
@@ -188,11 +188,11 @@ fn distribution() -> String {
 }
 
 fn virtualization() -> String {
-    match microvm_core::substrate() {
-        microvm_core::Substrate::Vmx => "vmx".to_owned(),
-        microvm_core::Substrate::Svm => "svm".to_owned(),
-        microvm_core::Substrate::Pvm => "kvm_pvm".to_owned(),
-        microvm_core::Substrate::None { reason } => format!("none: {reason}"),
+    match engine::substrate() {
+        engine::Substrate::Vmx => "vmx".to_owned(),
+        engine::Substrate::Svm => "svm".to_owned(),
+        engine::Substrate::Pvm => "kvm_pvm".to_owned(),
+        engine::Substrate::None { reason } => format!("none: {reason}"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use image_core::{Image, Store};
+use engine::{Image, Store};
 
 use crate::arm::plimsoll;
 use crate::error::{Error, Result};

@@ -270,15 +270,6 @@ pub fn mounts() -> String {
     fs::read_to_string("/proc/self/mountinfo").unwrap()
 }
 
-/// Whether VMs are left out by the caller (lab/test --containers), which is told on standard error.
-pub fn without_vms() -> bool {
-    let left_out = std::env::var_os("PLIMSOLL_TEST_WITHOUT_VMS").is_some();
-    if left_out {
-        eprintln!("skipped: VMs, because PLIMSOLL_TEST_WITHOUT_VMS is set; `make lab` runs them");
-    }
-    left_out
-}
-
 /// Whether /dev/kvm is kvm_pvm: a boot takes tens of seconds there.
 pub fn kvm_is_emulated() -> bool {
     Path::new("/sys/module/kvm_pvm").exists()
@@ -298,9 +289,6 @@ pub fn ways() -> Vec<Vec<&'static str>> {
 /// All ways to run a VM that can be tried here, each with its accelerator named; what cannot is told on standard error.
 pub fn vm_ways() -> Vec<Vec<&'static str>> {
     let mut ways = Vec::new();
-    if without_vms() {
-        return ways;
-    }
     if !guest_kernel().is_file() {
         eprintln!("skipped: VMs, because there is no guest kernel (make kernel)");
         return ways;

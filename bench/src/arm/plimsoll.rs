@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use microvm_core::Substrate as Kvm;
+use engine::Substrate as Kvm;
 use reports::results::{self, ArmKind, Substrate, Twin, arm_id};
 
 use super::{Arm, Candidate, Pace, Places, Purpose, entry};
@@ -76,7 +76,7 @@ pub(crate) fn candidates(command: &Command, images: &Rc<Images>, limits: Limits)
         name: "tcg".to_owned(),
         hardware: false,
     });
-    let (name, hardware, unable) = match microvm_core::substrate() {
+    let (name, hardware, unable) = match engine::substrate() {
         Kvm::Vmx => ("vmx", true, None),
         Kvm::Svm => ("svm", true, None),
         Kvm::Pvm => ("kvm_pvm", false, None),
@@ -92,7 +92,7 @@ pub(crate) fn candidates(command: &Command, images: &Rc<Images>, limits: Limits)
         None if hardware => arm(vm, &["--backend", "vm", "--accel", "kvm"], Pace::Slow),
         None => arm(vm, &["--backend", "vm", "--accel", "kvm"], Pace::VerySlow),
     });
-    let qemu = microvm_core::qemu_binary();
+    let qemu = engine::qemu_binary();
     found.push(match (hardware, qemu, no_kernel) {
         (true, ..) => {
             Candidate::unable(tcg, "KVM is hardware here, so nothing needs to be emulated")

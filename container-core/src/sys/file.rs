@@ -34,17 +34,25 @@ pub(crate) fn openat2(
         },
         resolve,
     };
-    // SAFETY: the path is terminated and the structure as long as we say.
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_openat2,
-            directory,
-            path.as_ptr(),
-            &raw const how,
-            size_of::<OpenHow>(),
-        )
-    })
-    .map(|fd| fd as Fd)
+    // A `..` whose resolution meets a rename or a mount anywhere on the machine gives EAGAIN (openat2(2)): not an answer, but
+    // the advice to ask again. The bound keeps a busy machine from holding us for ever.
+    let mut attempts = 0;
+    loop {
+        // SAFETY: the path is terminated and the structure as long as we say.
+        let opened = check(unsafe {
+            libc::syscall(
+                libc::SYS_openat2,
+                directory,
+                path.as_ptr(),
+                &raw const how,
+                size_of::<OpenHow>(),
+            )
+        });
+        match opened {
+            Err(Errno(libc::EAGAIN)) if attempts < 1000 => attempts += 1,
+            done => return done.map(|fd| fd as Fd),
+        }
+    }
 }
 
 /// openat(2); close-on-exec is always added.
