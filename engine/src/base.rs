@@ -1,7 +1,9 @@
 //! `plimsoll/base`: the image that is there without any import, made of what is built into this program.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use guest_artifacts::{APPLETS, BUSYBOX, WORKLOAD};
-use image_core::{Change, Image, Reference, Store, TarBuilder};
+use image_core::{Change, Image, ImportOptions, Reference, Store, TarBuilder};
 
 use crate::error::Result;
 
@@ -10,6 +12,10 @@ pub const NAME: &str = "plimsoll/base";
 
 /// The label that says which build of Plimsoll the image comes from.
 const LABEL: &str = "org.plimsoll.base";
+
+/// When the image says it was made, since the epoch (2026-01-01): a constant, so that the same programs give the same ID
+/// everywhere.
+const CREATED: Duration = Duration::from_secs(1_767_225_600);
 
 /// Makes the image if the store does not have the one that belongs to this program.
 ///
@@ -28,7 +34,13 @@ pub fn ensure(store: &Store) -> Result<Image> {
         .into_iter()
         .map(str::parse)
         .collect::<std::result::Result<Vec<Change>, _>>()?;
-    Ok(store.import(archive()?.as_slice(), Some(&reference), &changes)?)
+    let options = ImportOptions {
+        name: Some(&reference),
+        changes: &changes,
+        created: Some(UNIX_EPOCH + CREATED),
+        message: Some("made of what is built into plimsoll"),
+    };
+    Ok(store.import_with(archive()?.as_slice(), &options)?)
 }
 
 /// Whether `name` means the built-in image.
@@ -48,8 +60,8 @@ fn is_current(image: &Image, digest: &str) -> bool {
 
 /// Identifies what the image is made of: the programs and the layout below.
 fn content_digest() -> String {
-    /// Raised when [`archive`] lays the same programs out in another way.
-    const LAYOUT: u32 = 1;
+    /// Raised when the same programs are made into another image.
+    const LAYOUT: u32 = 2;
     format!(
         "{LAYOUT}-{}-{}",
         &guest_artifacts::WORKLOAD_SHA256[..16],
@@ -119,8 +131,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_image_is_the_same_every_time() {
-        assert_eq!(archive().unwrap(), archive().unwrap());
+    fn the_built_in_image_has_the_same_id_in_every_store() {
+        let made = || {
+            let root = tempfile::tempdir().unwrap();
+            let store = Store::open(root.path()).unwrap();
+            ensure(&store).unwrap().id.to_string()
+        };
+        assert_eq!(made(), made());
     }
 
     #[test]
