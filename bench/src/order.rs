@@ -30,9 +30,30 @@ pub(crate) fn of_round(round: u32, twice: &[Option<bool>]) -> Vec<usize> {
     there.chain(back).collect()
 }
 
+/// Turns `arms` so that in as many generations as there are arms, each is once in every place.
+pub(crate) fn turn(arms: &mut [usize], generation: usize) {
+    if !arms.is_empty() {
+        arms.rotate_left(generation % arms.len());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn in_as_many_generations_as_arms_each_has_been_in_every_place() {
+        let mut seen = [[false; 4]; 4];
+        for generation in 0..4 {
+            let mut arms = [0, 1, 2, 3];
+            turn(&mut arms, generation);
+            for (place, arm) in arms.into_iter().enumerate() {
+                seen[place][arm] = true;
+            }
+        }
+        assert_eq!(seen, [[true; 4]; 4]);
+        turn(&mut [], 3);
+    }
 
     #[test]
     fn two_arms_go_a_b_b_a_and_take_turns_at_being_first() {

@@ -44,8 +44,6 @@ struct Part {
     valid: u32,
     /// Rounds between one instance and the next.
     fresh_every: u32,
-    /// The round before which it got its newest instance.
-    replaced: u32,
     /// Its samples of this round, nanoseconds for an iteration.
     round: Vec<f64>,
     pace: Pace,
@@ -70,6 +68,11 @@ impl Steady {
             rounds: 0,
             ratios: Ratios::default(),
         };
+        for seat in &mut harness.seats {
+            if !seat.is_fresh_enough(harness.plan.slow_instances) {
+                seat.end();
+            }
+        }
         for seat in 0..harness.seats.len() {
             if harness.seats[seat].places().is_none() {
                 continue;
@@ -100,7 +103,6 @@ impl Steady {
                 iterations: 1,
                 valid: 0,
                 fresh_every: u32::MAX,
-                replaced: 0,
                 round: Vec::new(),
                 pace,
             };
@@ -278,6 +280,28 @@ impl Steady {
         }
     }
 
+    /// Fresh instances for the arms that are due. An instance gets the pages that were freed last, and pages are not alike
+    /// (below a hypervisor, some have huge pages behind them and some have not): were each replaced by itself, every
+    /// instance of an arm would inherit the memory of the one before it, and the luck of the first would pass for a
+    /// property of the arm. So all that are due end first, and each time another arm starts first.
+    fn renew(&mut self, harness: &mut Harness, round: u32) {
+        let mut due: Vec<usize> = (0..self.parts.len())
+            .filter(|&at| {
+                let part = &self.parts[at];
+                part.twice.is_some() && round > 0 && round.is_multiple_of(part.fresh_every)
+            })
+            .collect();
+        let Some(&first) = due.first() else { return };
+        for &at in &due {
+            harness.seats[self.parts[at].seat].end();
+        }
+        let generation = (round / self.parts[first].fresh_every) as usize;
+        order::turn(&mut due, generation);
+        for at in due {
+            self.replace(harness, at);
+        }
+    }
+
     /// A fresh instance in the middle of a metric, with the work set up and warm.
     fn replace(&mut self, harness: &mut Harness, at: usize) {
         let mut part = std::mem::replace(&mut self.parts[at], Part::out());
@@ -390,9 +414,14 @@ impl Steady {
 }
 
 impl Rounds for Steady {
-    /// Spreads each arm's instances evenly over the rounds.
+    /// Spreads each arm's instances evenly over the rounds; where an instance's pages decide, each round has new ones.
     fn expect(&mut self, harness: &mut Harness, rounds: u32) {
+        let placed = self.work.depends_on_pages();
         for part in &mut self.parts {
+            if placed && part.pace == Pace::Quick {
+                part.fresh_every = 1;
+                continue;
+            }
             let seat = &harness.seats[part.seat];
             let instances =
                 seat.instances_a_metric(harness.plan.instances, harness.plan.slow_instances);
@@ -411,15 +440,10 @@ impl Rounds for Steady {
             .map(|part| part.twice.filter(|_| record || part.pace == Pace::Quick))
             .collect();
         let round = self.rounds;
+        if record {
+            self.renew(harness, round);
+        }
         for at in order::of_round(round, &places) {
-            if record
-                && round > 0
-                && round.is_multiple_of(self.parts[at].fresh_every)
-                && self.parts[at].replaced != round
-            {
-                self.replace(harness, at);
-                self.parts[at].replaced = round;
-            }
             match self.sample(harness, at, record.then_some(round)) {
                 Ok(()) => {}
                 Err(Trouble::Interrupted) => return,
@@ -475,7 +499,6 @@ impl Part {
             iterations: 1,
             valid: 0,
             fresh_every: u32::MAX,
-            replaced: 0,
             round: Vec::new(),
             pace: Pace::Quick,
         }

@@ -96,6 +96,12 @@ impl Work {
         }
     }
 
+    /// Whether the speed of an instance depends on which pages it happened to get: two native processes, one after the
+    /// other, differ by a fifth in triad here. Then only many instances tell arms apart.
+    pub(crate) fn depends_on_pages(&self) -> bool {
+        matches!(self.bench, ("memory", "triad" | "chase"))
+    }
+
     /// MiB of the file in the writable layer that must be there before the work can begin (bench/workload/src/work/file.rs).
     pub(crate) fn filled_mib(&self) -> u32 {
         if self.request.contains("{scratch}/file") {
