@@ -75,9 +75,10 @@ fn request(accel: Accel) -> Request {
 pub(crate) struct Vm;
 
 impl Backend for Vm {
-    fn run(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Exit> {
-        let (accelerator, why) = microvm_core::choose(request(job.spec.accel))?;
-        if job.spec.accel == Accel::Auto {
+    fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
+        let spec = &job.record.spec;
+        let (accelerator, why) = microvm_core::choose(request(spec.accel))?;
+        if spec.accel == Accel::Auto {
             (context.notice)(&why);
         }
         let console = console(job)?;
@@ -86,84 +87,23 @@ impl Backend for Vm {
         config.image_disk = image.files;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
-        let mut vm = microvm_core::launch(accelerator, &config)?;
+        let vm = microvm_core::launch(accelerator, &config)?;
         for stage in vm.stages() {
             context.timeline.add(stage.name, stage.at);
         }
-        let mut watch = Watch {
-            signals: context.signals,
-            terminal: job.spec.terminal,
-            stopped_by: None,
-        };
-        let result = converse(
-            job,
-            context,
-            &mut vm,
-            &console,
-            image.extents,
-            &mut watch,
-            accelerator,
-        );
-        let exit = match result {
-            Ok(exit) => {
-                // The agent has flushed the disk and powers off: the reason can only be that, or comes too late to matter.
-                vm.wait()?;
-                Ok(exit)
-            }
-            Err(SessionError::Abandoned) if watch.stopped_by.is_some() => {
-                let number = watch.stopped_by.unwrap_or(libc::SIGTERM);
-                Ok(Exit {
-                    status: Status::Signal(number),
-                    oom_killed: false,
-                    peak_memory: None,
-                })
-            }
-            Err(error) => Err(failure(error)),
-        };
-        drop(vm);
-        let peak_memory = group.release()?;
-        exit.map(|exit| Exit {
-            peak_memory,
-            ..exit
-        })
+        let pid = vm.pid();
+        let guest = guest_config(job, image.extents, accelerator);
+        Machine::converse(vm, pid, console, guest, group, spec.interactive, describe(accelerator))
+            .map(|machine| Box::new(machine) as Box<dyn Running>)
     }
 }
 
-/// Boots to the agent, starts the command and carries its streams until it ends.
-fn converse(
-    job: &Job<'_>,
-    context: &mut Context<'_>,
-    vm: &mut microvm_core::MicroVm,
-    console: &File,
-    layers: Vec<Extent>,
-    watch: &mut Watch<'_>,
-    accelerator: Accelerator,
-) -> Result<Exit, SessionError> {
-    let options = Options {
-        limit: BOOT_PATIENCE,
-        console: Some(console),
-        events: Some(watch),
-    };
-    let mut session = Session::connect(vm, options)?;
-    session.start(guest_config(job, layers, accelerator))?;
-    for stage in session.stages() {
-        context.timeline.add(stage.name, stage.at);
+/// What a VM runs on, for people and reports.
+fn describe(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Tcg => "tcg".to_owned(),
+        _ => format!("kvm ({})", microvm_core::substrate()),
     }
-    (context.started)();
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let exit = session.run(&Stdio {
-        stdin: job.spec.interactive.then(|| stdin.as_fd()),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
-    })?;
-    Ok(Exit {
-        status: match exit.status {
-            microvm_core::session::Status::Code(code) => Status::Code(code.into()),
-            microvm_core::session::Status::Signal(number) => Status::Signal(number.into()),
-        },
-        oom_killed: exit.oom_killed,
-        peak_memory: None,
-    })
 }
 
 /// What went wrong, with docker's exit code for it.
@@ -182,20 +122,20 @@ fn failure(error: SessionError) -> Error {
 }
 
 /// The monitor's cgroup, removed when this is dropped; nothing may run in it then.
-struct Group<'a> {
-    id: &'a str,
+struct Group {
+    id: String,
     cgroup: Cgroup,
     released: bool,
 }
 
-impl<'a> Group<'a> {
-    fn make(job: &'a Job<'_>) -> Result<Self> {
-        let id = &job.instance.record.id;
+impl Group {
+    fn make(job: &Job<'_>) -> Result<Self> {
+        let id = &job.record.id;
         let mut resources = LinuxResources::default();
-        set_limits(&mut resources, &monitor_limits(&job.spec.limits));
+        set_limits(&mut resources, &monitor_limits(&job.record.spec.limits));
         let cgroup = Cgroup::create(&cgroup::path_of_id(id)?, &resources, None)?;
         Ok(Self {
-            id,
+            id: id.clone(),
             cgroup,
             released: false,
         })
@@ -218,23 +158,23 @@ impl<'a> Group<'a> {
     fn release(mut self) -> Result<Option<u64>> {
         self.released = true;
         let peak = self.cgroup.stats().ok().and_then(|stats| stats.memory_peak);
-        cgroup::remove_by_id(self.id)?;
+        cgroup::remove_by_id(&self.id)?;
         Ok(peak)
     }
 }
 
-impl Drop for Group<'_> {
+impl Drop for Group {
     fn drop(&mut self) {
         if !self.released {
             // What went wrong before is what the user is told; `doctor --repair` finds a cgroup that stays.
-            let _ = cgroup::remove_by_id(self.id);
+            let _ = cgroup::remove_by_id(&self.id);
         }
     }
 }
 
 /// The file for the guest's console, in the instance's directory.
 fn console(job: &Job<'_>) -> Result<File> {
-    let path = job.instance.directory().join("console.log");
+    let path = job.home.instance(&job.record.id).join("console.log");
     File::options()
         .create(true)
         .append(true)
@@ -246,8 +186,8 @@ fn console(job: &Job<'_>) -> Result<File> {
 /// A VM of the size asked for: `-m` is its memory, and `--cpus` as many virtual CPUs as cover it, with a limit on the
 /// monitor for the fraction.
 fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
-    let home = job.instance.home();
-    let kernel = match &job.spec.kernel {
+    let home = job.home;
+    let kernel = match &job.record.spec.kernel {
         Some(path) => path.clone(),
         None => {
             let path = doctor::kernel_path();
@@ -257,14 +197,14 @@ fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
             path
         }
     };
-    let writable = job.instance.directory().join("disk.ext4");
+    let writable = job.home.instance(&job.record.id).join("disk.ext4");
     if !writable.exists() {
         disk::make_writable(home, &writable)?;
     }
     let console = console
         .try_clone()
         .map_err(|e| Error::io("open", "console.log", e))?;
-    let limits = &job.spec.limits;
+    let limits = &job.record.spec.limits;
     let mut config = VmConfig::new(kernel, disk::initramfs(home)?, console);
     config.writable_disk = Some(writable);
     config.vcpus = virtual_cpus(limits)?;
@@ -325,21 +265,18 @@ fn image_disk(job: &Job<'_>) -> Result<Layers> {
 fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) -> GuestConfig {
     let process = job.process;
     let identity = &process.identity;
-    let terminal = job.spec.terminal.then(|| {
-        let size = terminal::size(io::stdout().as_fd());
-        WindowSize {
-            rows: size.rows,
-            columns: size.columns,
-        }
+    let terminal = job.terminal.map(|size| WindowSize {
+        rows: size.rows,
+        columns: size.columns,
     });
     GuestConfig {
-        hostname: job.hostname.to_owned(),
+        hostname: job.record.hostname().to_owned(),
         image: ImageDisk {
             device: "/dev/vda".into(),
             layers,
         },
         writable: Some("/dev/vdb".into()),
-        read_only_rootfs: job.spec.read_only,
+        read_only_rootfs: job.record.spec.read_only,
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: SHM_BYTES,
@@ -352,7 +289,7 @@ fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) ->
             additional_gids: identity.groups.clone(),
             umask: UMASK,
             terminal,
-            stdin: job.spec.interactive,
+            stdin: job.record.spec.interactive,
             rlimits: Vec::new(),
             no_new_privileges: true,
             // The kernel is the instance's own: root in there may do what root may on a machine.
@@ -373,40 +310,6 @@ fn environment(env: &[String], accelerator: Accelerator) -> Vec<String> {
         env.push(cmdline::PVM_GLIBC_TUNABLES.to_owned());
     }
     env
-}
-
-/// The command's signals, while a session waits for the guest.
-struct Watch<'a> {
-    signals: &'a Signals,
-    terminal: bool,
-    /// The signal that ended the start before the command ran.
-    stopped_by: Option<i32>,
-}
-
-impl Events for Watch<'_> {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
-    }
-
-    fn ready(&mut self, requests: &mut Requests<'_>) {
-        while let Some(number) = self.signals.next() {
-            match number {
-                libc::SIGWINCH if self.terminal => {
-                    let size = terminal::size(io::stdout().as_fd());
-                    requests.resize(size.rows, size.columns);
-                }
-                libc::SIGWINCH => {}
-                // A boot is not worth waiting for when the user wants to stop.
-                libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
-                    if !requests.started() =>
-                {
-                    self.stopped_by = Some(number);
-                    requests.abandon();
-                }
-                _ => requests.signal(u8::try_from(number).unwrap_or(0)),
-            }
-        }
-    }
 }
 
 #[cfg(test)]
