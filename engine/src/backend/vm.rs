@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use container_core::cgroup::{self, Cgroup};
 use guest_protocol::{Extent, GuestConfig, ImageDisk, Process as GuestProcess, WindowSize};
-use microvm_core::session::{Events, FailureKind, Options, Requests, Session, SessionError, Stdio};
+use microvm_core::session::{FailureKind, Guest, Interrupt, Main, Options, SessionError, StdioFds};
 use microvm_core::{Accelerator, Membership, Request, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
@@ -86,30 +86,24 @@ impl Backend for Vm {
         config.image_disk = image.files;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
-        let mut vm = microvm_core::launch(accelerator, &config)?;
-        for stage in vm.stages() {
-            context.timeline.add(stage.name, stage.at);
-        }
+        let vm = microvm_core::launch(accelerator, &config)?;
         let mut watch = Watch {
             signals: context.signals,
             terminal: job.spec.terminal,
             stopped_by: None,
+            early: Vec::new(),
         };
         let result = converse(
             job,
             context,
-            &mut vm,
-            &console,
+            vm,
+            console,
             image.extents,
             &mut watch,
             accelerator,
         );
         let exit = match result {
-            Ok(exit) => {
-                // The agent has flushed the disk and powers off: the reason can only be that, or comes too late to matter.
-                vm.wait()?;
-                Ok(exit)
-            }
+            Ok(exit) => Ok(exit),
             Err(SessionError::Abandoned) if watch.stopped_by.is_some() => {
                 let number = watch.stopped_by.unwrap_or(libc::SIGTERM);
                 Ok(Exit {
@@ -120,7 +114,6 @@ impl Backend for Vm {
             }
             Err(error) => Err(failure(error)),
         };
-        drop(vm);
         let peak_memory = group.release()?;
         exit.map(|exit| Exit {
             peak_memory,
@@ -133,8 +126,8 @@ impl Backend for Vm {
 fn converse(
     job: &Job<'_>,
     context: &mut Context<'_>,
-    vm: &mut microvm_core::MicroVm,
-    console: &File,
+    vm: microvm_core::MicroVm,
+    console: File,
     layers: Vec<Extent>,
     watch: &mut Watch<'_>,
     accelerator: Accelerator,
@@ -142,20 +135,22 @@ fn converse(
     let options = Options {
         limit: BOOT_PATIENCE,
         console: Some(console),
-        events: Some(watch),
+        interrupt: Some(watch),
     };
-    let mut session = Session::connect(vm, options)?;
-    session.start(guest_config(job, layers, accelerator))?;
-    for stage in session.stages() {
+    let guest = Guest::connect(vm, options)?;
+    let stdio = stdio(job.spec.interactive).map_err(|error| SessionError::System {
+        what: "pass stdio on",
+        source: error.into(),
+    })?;
+    let (handle, main) = guest.start(guest_config(job, layers, accelerator), stdio)?;
+    for stage in handle.stages() {
         context.timeline.add(stage.name, stage.at);
     }
     (context.started)();
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let exit = session.run(&Stdio {
-        stdin: job.spec.interactive.then(|| stdin.as_fd()),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
-    })?;
+    watch.until_ended(&main);
+    let exit = main.wait()?;
+    // The agent has flushed the disk and powers off: the reason can only be that, or comes too late to matter.
+    main.finish()?;
     Ok(Exit {
         status: match exit.status {
             microvm_core::session::Status::Code(code) => Status::Code(code.into()),
@@ -163,6 +158,18 @@ fn converse(
         },
         oom_killed: exit.oom_killed,
         peak_memory: None,
+    })
+}
+
+/// The command's own descriptors.
+fn stdio(interactive: bool) -> io::Result<StdioFds> {
+    let stdin = io::stdin();
+    Ok(StdioFds {
+        stdin: interactive
+            .then(|| stdin.as_fd().try_clone_to_owned())
+            .transpose()?,
+        stdout: io::stdout().as_fd().try_clone_to_owned()?,
+        stderr: io::stderr().as_fd().try_clone_to_owned()?,
     })
 }
 
@@ -381,31 +388,60 @@ struct Watch<'a> {
     terminal: bool,
     /// The signal that ended the start before the command ran.
     stopped_by: Option<i32>,
+    /// Signals that came before the command ran, for it to get as soon as it does.
+    early: Vec<i32>,
 }
 
-impl Events for Watch<'_> {
+impl Watch<'_> {
+    /// Passes signals on until the process has ended.
+    fn until_ended(&self, main: &Main) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        self.early
+            .iter()
+            .for_each(|number| self.pass_on(*number, main));
+        loop {
+            while let Some(number) = self.signals.next() {
+                self.pass_on(number, main);
+            }
+            let mut polls = [
+                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+                PollFd::new(main.ended(), PollFlags::POLLIN),
+            ];
+            // An interruption is no more than a reason to look again.
+            let _ = poll(&mut polls, PollTimeout::NONE);
+            if polls[1].any().unwrap_or(true) {
+                return;
+            }
+        }
+    }
+
+    fn pass_on(&self, number: i32, main: &Main) {
+        match number {
+            libc::SIGWINCH if self.terminal => {
+                let size = terminal::size(io::stdout().as_fd());
+                main.resize(size.rows, size.columns);
+            }
+            libc::SIGWINCH => {}
+            _ => main.signal(u8::try_from(number).unwrap_or(0)),
+        }
+    }
+}
+
+impl Interrupt for Watch<'_> {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.signals.as_fd()
     }
 
-    fn ready(&mut self, requests: &mut Requests<'_>) {
+    fn stops(&mut self) -> bool {
         while let Some(number) = self.signals.next() {
-            match number {
-                libc::SIGWINCH if self.terminal => {
-                    let size = terminal::size(io::stdout().as_fd());
-                    requests.resize(size.rows, size.columns);
-                }
-                libc::SIGWINCH => {}
-                // A boot is not worth waiting for when the user wants to stop.
-                libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
-                    if !requests.started() =>
-                {
-                    self.stopped_by = Some(number);
-                    requests.abandon();
-                }
-                _ => requests.signal(u8::try_from(number).unwrap_or(0)),
+            // A boot is not worth waiting for when the user wants to stop.
+            if let libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT = number {
+                self.stopped_by = Some(number);
+                return true;
             }
+            self.early.push(number);
         }
+        false
     }
 }
 
