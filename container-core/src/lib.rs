@@ -29,7 +29,8 @@ pub use container::{Container, Exit, ExitStatus, Teardown};
 pub use default_spec::{DEFAULT_CAPABILITIES, DEFAULT_PATH, default_spec};
 pub use error::{Errno, Error, Result};
 pub use launch::{Launch, Rootfs, Stdio, start};
-pub use plan::process::grantable_rlimit;
+pub use capability::{capability_mask, host_capabilities};
+pub use plan::process::{grantable_rlimit, rlimit_number};
 pub use stage::Stage;
 
 /// Kills what is left of a container in its cgroups and removes them. Can be repeated; also for what a killed launcher

@@ -58,9 +58,11 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// What the programs are made of, below the workspace's root.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 8] = [
     "guest/agent",
+    "guest/freestanding",
     "guest/protocol",
+    "guest/tools",
     "bench/workload",
     "Cargo.toml",
     "Cargo.lock",

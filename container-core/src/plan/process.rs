@@ -194,6 +194,11 @@ fn resource(kind: PosixRlimitType) -> u32 {
     }
 }
 
+/// The kernel's number of a resource limit (setrlimit(2)).
+pub fn rlimit_number(kind: PosixRlimitType) -> u32 {
+    resource(kind)
+}
+
 /// The most this process may ask for: its own hard limit, or anything where it may raise limits.
 fn ceiling(kind: PosixRlimitType) -> std::result::Result<u64, Errno> {
     if sys::credentials::capabilities()?.effective & capability::bit(capability::SYS_RESOURCE) != 0

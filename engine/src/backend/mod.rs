@@ -103,10 +103,11 @@ pub(crate) trait Running {
         None
     }
 
-    /// Called when [`Running::pending`] is readable: the command runs, or this says why not.
-    fn confirm(&mut self, timeline: &mut Timeline) -> Result<()> {
+    /// Called when [`Running::pending`] is readable: true when the command runs, false when the start was given up as the
+    /// user asked; else this says why it does not run.
+    fn confirm(&mut self, timeline: &mut Timeline) -> Result<bool> {
         let _ = timeline;
-        Ok(())
+        Ok(true)
     }
 
     /// Readable when the command has ended, and all it wrote is in the streams.
@@ -114,6 +115,9 @@ pub(crate) trait Running {
 
     /// Sends the command a signal. One that has ended takes it without a word.
     fn signal(&self, number: i32) -> Result<()>;
+
+    /// Ends it as a power cut would, after SIGKILL has had no effect: for a guest that does not answer.
+    fn end_at_once(&self) {}
 
     /// Tells its terminal a new size.
     fn resize(&self, size: Size);

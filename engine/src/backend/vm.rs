@@ -1,25 +1,27 @@
 //! Instances as microVMs.
 
+mod machine;
+
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use container_core::cgroup::{self, Cgroup};
-use guest_protocol::{Extent, GuestConfig, ImageDisk, Process as GuestProcess, WindowSize};
-use microvm_core::session::{Events, FailureKind, Options, Requests, Session, SessionError, Stdio};
+use guest_protocol::{
+    Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Process as GuestProcess, Rlimit,
+    WindowSize,
+};
+use microvm_core::session::{FailureKind, SessionError};
 use microvm_core::{Accelerator, Membership, Request, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
-use super::{Backend, Context, Job, disk};
+use super::{Backend, Context, Job, Running, disk};
 use crate::doctor;
 use crate::error::{Error, Result};
-use crate::run::{Exit, Status};
-use crate::signals::Signals;
-use crate::spec::{Accel, Limits, VM_MEMORY};
-use crate::terminal;
+use crate::spec::{Accel, InstanceSpec, Limits, Ulimit, VM_MEMORY};
+
+use machine::{Boot, Machine};
 
 /// How long a guest may take to boot. On kvm_pvm a busy host makes a minute of what is 20 s on an idle one.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
@@ -91,10 +93,15 @@ impl Backend for Vm {
         for stage in vm.stages() {
             context.timeline.add(stage.name, stage.at);
         }
-        let pid = vm.pid();
-        let guest = guest_config(job, image.extents, accelerator);
-        Machine::converse(vm, pid, console, guest, group, spec.interactive, describe(accelerator))
-            .map(|machine| Box::new(machine) as Box<dyn Running>)
+        let boot = Boot {
+            vm,
+            console,
+            config: guest_config(job, image.extents, accelerator)?,
+            group,
+            interactive: spec.interactive,
+            accelerator: describe(accelerator),
+        };
+        Ok(Box::new(Machine::boot(boot)?))
     }
 }
 
@@ -233,9 +240,8 @@ fn virtual_cpus(limits: &Limits) -> Result<u8> {
 fn monitor_limits(limits: &Limits) -> Limits {
     let fraction = limits.cpus.filter(|cpus| cpus.fract() != 0.0);
     Limits {
-        memory: None,
         cpus: fraction,
-        pids: None,
+        ..Limits::default()
     }
 }
 
@@ -262,14 +268,18 @@ fn image_disk(job: &Job<'_>) -> Result<Layers> {
     })
 }
 
-fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) -> GuestConfig {
+fn guest_config(
+    job: &Job<'_>,
+    layers: Vec<Extent>,
+    accelerator: Accelerator,
+) -> Result<GuestConfig> {
     let process = job.process;
     let identity = &process.identity;
     let terminal = job.terminal.map(|size| WindowSize {
         rows: size.rows,
         columns: size.columns,
     });
-    GuestConfig {
+    Ok(GuestConfig {
         hostname: job.record.hostname().to_owned(),
         image: ImageDisk {
             device: "/dev/vda".into(),
@@ -290,15 +300,48 @@ fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) ->
             umask: UMASK,
             terminal,
             stdin: job.record.spec.interactive,
-            rlimits: Vec::new(),
-            no_new_privileges: true,
-            // The kernel is the instance's own: root in there may do what root may on a machine.
-            capabilities: None,
+            rlimits: rlimits(&job.record.spec.ulimits)?,
+            no_new_privileges: job.record.spec.no_new_privileges,
+            capabilities: capability_sets(&job.record.spec)?,
         },
         // Filled in by the session, of the moment in which it is sent.
         realtime_ns: 0,
         entropy: Vec::new(),
+    })
+}
+
+/// `--cap-drop`: what is left of everything. `None` where nothing is dropped: the kernel is the instance's own, and root in
+/// there may do what root may on a machine.
+fn capability_sets(spec: &InstanceSpec) -> Result<Option<CapabilitySets>> {
+    if spec.cap_drop.is_empty() || spec.privileged {
+        return Ok(None);
     }
+    let all = InstanceSpec {
+        cap_add: vec!["ALL".to_owned()],
+        ..spec.clone()
+    };
+    let left = super::container::capabilities(&all)?;
+    let mask = container_core::capability_mask(&left);
+    Ok(Some(CapabilitySets {
+        bounding: mask,
+        effective: mask,
+        permitted: mask,
+        inheritable: 0,
+        ambient: 0,
+    }))
+}
+
+/// `--ulimit` by the kernel's numbers.
+fn rlimits(limits: &[Ulimit]) -> Result<Vec<Rlimit>> {
+    let checked = super::container::rlimits(limits)?.unwrap_or_default();
+    Ok(checked
+        .iter()
+        .map(|limit| Rlimit {
+            resource: container_core::rlimit_number(limit.typ()),
+            soft: limit.soft(),
+            hard: limit.hard(),
+        })
+        .collect())
 }
 
 /// The environment; on kvm_pvm with the word that keeps glibc from AVX, whose registers the guest's kernel there does

@@ -34,6 +34,7 @@ use client::Client;
 use protocol::{Link, Reply, Request, system};
 
 pub(crate) use fork::spawn;
+pub(crate) use settle::connect;
 
 /// The socket that commands connect to, in the instance's directory.
 pub(crate) const SOCKET: &str = "control";
@@ -43,6 +44,9 @@ const CHUNK: usize = 128 << 10;
 
 /// The capacity asked for once a stream has filled a whole pipe: what anybody may have (/proc/sys/fs/pipe-max-size).
 const PIPE_BYTES: i32 = 1 << 20;
+
+/// How long a guest has to end its processes once it is told to; a busy kvm_pvm host takes some seconds.
+const DIES_WITHIN: Duration = Duration::from_secs(10);
 
 /// docker's delays before a restart: this long, doubled each time, up to the most, and from the beginning again after an
 /// instance has run for long enough.
@@ -83,6 +87,8 @@ struct Supervisor {
     timeline: Timeline,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
+    /// SIGKILL has been sent.
+    killed: bool,
     /// The command has run at least once, so that failures are the instance's and no longer the starter's.
     has_run: bool,
 }
@@ -124,6 +130,7 @@ impl Supervisor {
             log,
             timeline,
             kill_at: None,
+            killed: false,
             has_run: false,
         };
         (supervisor, lock)
@@ -157,6 +164,8 @@ impl Supervisor {
 
     /// Starts the instance and attends to it until it has ended.
     fn run_once(&mut self) -> Outcome {
+        self.kill_at = None;
+        self.killed = false;
         let mut running = match self.start() {
             Ok(running) => running,
             Err(error) => return Outcome::Failed(error),
@@ -258,9 +267,12 @@ impl Supervisor {
                 self.obey_signals(running)?;
             }
             if ready.pending && booting {
-                running.confirm(&mut self.timeline)?;
                 booting = false;
-                self.started()?;
+                if running.confirm(&mut self.timeline)? {
+                    self.started()?;
+                } else {
+                    ended = true;
+                }
             }
             if ready.output || ready.errors {
                 self.forward(&mut streams, &ready, &mut buffer);
@@ -278,8 +290,13 @@ impl Supervisor {
             self.clients.retain(|client| !client.is_gone());
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
-                running.signal(libc::SIGKILL)?;
-                let _ = running.freeze(false);
+                if std::mem::replace(&mut self.killed, true) {
+                    running.end_at_once();
+                } else {
+                    running.signal(libc::SIGKILL)?;
+                    self.wake(running);
+                    self.kill_at = Some(Instant::now() + DIES_WITHIN);
+                }
             }
             ended = ended || ready.ended;
         }
@@ -295,7 +312,7 @@ impl Supervisor {
     ) -> Result<Ready> {
         let mut polls = Polls::default();
         let signals = polls.add(self.signals.number(), libc::POLLIN);
-        let end = polls.add_if(!ended, running.ended().as_raw_fd(), libc::POLLIN);
+        let end = polls.add_if(!ended && !booting, running.ended().as_raw_fd(), libc::POLLIN);
         let pending = polls.add_if(
             booting,
             running.pending().map_or(-1, |pending| pending.as_raw_fd()),
@@ -480,6 +497,8 @@ impl Supervisor {
                 }
                 if number == libc::SIGKILL {
                     self.wake(running);
+                    self.killed = true;
+                    self.kill_at = Some(Instant::now() + DIES_WITHIN);
                 }
                 done(sent)
             }

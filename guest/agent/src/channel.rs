@@ -123,10 +123,11 @@ impl Channel {
         self.flush()
     }
 
-    /// Reads at most `most` bytes of a stream's and sends them: `Ok(None)` when there is nothing now, `Ok(Some(0))` at the
+    /// Reads at most `most` bytes of a process's stream and sends them: `Ok(None)` when there is nothing now, `Ok(Some(0))` at the
     /// stream's end. To be called only when the channel is [clear](Channel::clear).
     pub(crate) fn forward(
         &mut self,
+        channel: u32,
         stream: Stream,
         from: &Fd,
         most: usize,
@@ -143,7 +144,7 @@ impl Channel {
             Err(Errno(libc::EIO)) => return Ok(Some(0)),
             Err(errno) => return Err(Failure::system("read the process's output", errno)),
         };
-        self.frame[..HEADER].copy_from_slice(&header(stream.kind(), count));
+        self.frame[..HEADER].copy_from_slice(&header(stream.kind(), channel, count));
         let whole = HEADER + count;
         let sent = match file::write(&self.port, &self.frame[..whole]) {
             Ok(sent) => sent,

@@ -22,6 +22,14 @@ pub(crate) struct Root {
 }
 
 impl Root {
+    /// The directory that holds the instance's writes as overlay keeps them. The process's own root hides it.
+    pub(crate) fn upper(&self) -> Result<Fd, Failure> {
+        let Some(writable) = &self.writable else {
+            return Err(Failure::config("the instance has no writable disk"));
+        };
+        file::open_directory_in(writable, c"upper").or_fail(|| "open the overlay's upper directory")
+    }
+
     /// Makes the writes durable. Freezing writes everything back, commits and closes the journal, flushes the disk, and leaves
     /// a clean file system, as an unmount would, and needs no unmount of what is still in use.
     pub(crate) fn settle(&self) {

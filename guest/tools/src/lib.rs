@@ -1,0 +1,2 @@
+//! What the engine needs done inside a microVM.
+#![no_std]
