@@ -81,6 +81,11 @@ impl Home {
         Ok(Store::open(&self.root.join("images"))?)
     }
 
+    /// The current log file of an instance.
+    pub fn log(&self, id: &str) -> PathBuf {
+        crate::logs::path(&self.instance(id), id)
+    }
+
     pub(crate) fn instances(&self) -> PathBuf {
         self.root.join("instances")
     }

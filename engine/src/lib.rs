@@ -27,7 +27,8 @@ pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
 pub use image_core::{Change, Error as ImageError, Image, ImageSummary, Reference, Removed, Store};
 pub use client::{Attach, DetachKeys};
 pub use instance::{
-    Listed, Record, State, Status, find, list, look, remove, rename, repair, user_of_image,
+    Listed, Record, State, Status, find, is_owned, list, look, remove, rename, repair, size,
+    user_of_image,
 };
 pub use microvm_core::{Substrate, qemu_binary, substrate};
 pub use names::is_valid as is_valid_name;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, seccomp};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxMemory,
-    LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, Spec,
+    LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
     User,
 };
 
@@ -320,7 +320,7 @@ pub(crate) fn rlimits(limits: &[Ulimit]) -> Result<Option<Vec<PosixRlimit>>> {
                 reason,
             };
             let kind = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
-            let kind = serde_json::from_value(kind.into())
+            let kind: PosixRlimitType = serde_json::from_value(kind.into())
                 .map_err(|_| wrong("there is no such limit: getrlimit(2) lists them".into()))?;
             PosixRlimitBuilder::default()
                 .typ(kind)

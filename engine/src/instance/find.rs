@@ -119,9 +119,32 @@ pub fn find(home: &Home, wanted: &str) -> Result<String> {
 ///
 /// # Errors
 /// Those of [`list`].
-pub fn user_of_image(home: &Home, image_id: &str) -> Result<Option<Record>> {
+pub fn user_of_image(home: &Home, image_id: &str) -> Result<Option<Listed>> {
     Ok(list(home)?
         .into_iter()
-        .map(|item| item.record)
-        .find(|record| record.image_id == image_id))
+        .find(|item| item.record.image_id == image_id))
+}
+
+/// Whether somebody makes, starts or runs the instance at this moment.
+pub fn is_owned(home: &Home, id: &str) -> bool {
+    is_active(home, id)
+}
+
+/// What an instance has written, bytes: its writable layer, or the part of its disk that is in use.
+pub fn size(home: &Home, id: &str) -> u64 {
+    fn blocks(path: &std::path::Path) -> u64 {
+        use std::os::unix::fs::MetadataExt;
+        let Ok(about) = fs::symlink_metadata(path) else {
+            return 0;
+        };
+        let own = about.blocks() * 512;
+        if !about.is_dir() {
+            return own;
+        }
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        // A directory's own block is not what the user has written.
+        entries.map(|entry| blocks(&entry.path())).sum()
+    }
+    let directory = home.instance(id);
+    blocks(&directory.join("upper")) + blocks(&directory.join("disk.ext4"))
 }

@@ -24,13 +24,13 @@ use crate::home::Home;
 use crate::names;
 use crate::spec::InstanceSpec;
 
-pub use find::{Listed, find, list, look, user_of_image};
+pub use find::{Listed, find, is_owned, list, look, size, user_of_image};
 pub use record::{Record, State, Status};
-pub(crate) use record::{read_record, read_state, short, write_state};
+pub(crate) use record::{read_state, short, write_state};
 pub(crate) use remove::remove_all;
 pub use remove::{remove, rename};
-pub(crate) use sweep::sweep;
-pub use sweep::{repair, settle};
+pub use sweep::repair;
+pub(crate) use sweep::{settle, sweep};
 
 /// The lock of an instance that this process makes, starts, runs or removes.
 #[derive(Debug)]

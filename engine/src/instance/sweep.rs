@@ -49,7 +49,7 @@ pub(crate) fn sweep(home: &Home) -> Result<usize> {
 ///
 /// # Errors
 /// As for [`repair`].
-pub fn settle(home: &Home, id: &str) -> Result<bool> {
+pub(crate) fn settle(home: &Home, id: &str) -> Result<bool> {
     let path = home.active().join(id);
     let Ok(lock) = File::open(&path) else {
         return Ok(false);

@@ -9,7 +9,7 @@ mod reader;
 mod time;
 mod writer;
 
-pub use reader::{Follow, Query, read};
+pub use reader::{Entry, Follow, Query, read};
 pub use time::{format as format_time, parse as parse_time};
 pub(crate) use writer::Writer;
 

@@ -68,9 +68,8 @@ pub fn read(
     let mut current: Option<BufReader<File>> = None;
     for (index, file) in files.into_iter().enumerate() {
         let mut file = BufReader::with_capacity(256 << 10, file);
-        if index == 0 {
-            file.seek(SeekFrom::Start(skip))?;
-        }
+        // Looking for the last records has moved them all.
+        file.seek(SeekFrom::Start(if index == 0 { skip } else { 0 }))?;
         reader.drain(&mut file)?;
         if reader.over {
             return Ok(());

@@ -674,13 +674,13 @@ struct Ready {
 
 /// Descriptors to wait for.
 #[derive(Default)]
-struct Polls {
+pub(crate) struct Polls {
     entries: Vec<libc::pollfd>,
 }
 
 impl Polls {
     /// Adds a descriptor (a negative one is passed over by the kernel); its place.
-    fn add(&mut self, fd: i32, events: i16) -> usize {
+    pub(crate) fn add(&mut self, fd: i32, events: i16) -> usize {
         self.entries.push(libc::pollfd {
             fd,
             events,
@@ -689,11 +689,11 @@ impl Polls {
         self.entries.len() - 1
     }
 
-    fn add_if(&mut self, wanted: bool, fd: i32, events: i16) -> usize {
+    pub(crate) fn add_if(&mut self, wanted: bool, fd: i32, events: i16) -> usize {
         self.add(if wanted { fd } else { -1 }, events)
     }
 
-    fn wait(&mut self, patience: Option<Duration>) -> Result<()> {
+    pub(crate) fn wait(&mut self, patience: Option<Duration>) -> Result<()> {
         let timeout = patience.map_or(-1, |left| {
             // Rounded up, so that the last wait does not become a busy loop of zeros.
             i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
@@ -708,7 +708,7 @@ impl Polls {
         Ok(())
     }
 
-    fn is_ready(&self, place: usize) -> bool {
+    pub(crate) fn is_ready(&self, place: usize) -> bool {
         self.entries
             .get(place)
             .is_some_and(|entry| entry.revents != 0)
