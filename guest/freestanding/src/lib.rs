@@ -9,7 +9,18 @@
 #[cfg(test)]
 extern crate alloc;
 
+pub mod errno;
 pub mod heap;
+
+/// Ends the process.
+pub fn exit(code: i32) -> ! {
+    /// exit_group(2) on x86-64.
+    const EXIT_GROUP: usize = 231;
+    // SAFETY: the call takes a number and does not return.
+    unsafe {
+        core::arch::asm!("syscall", in("rax") EXIT_GROUP, in("rdi") code, options(noreturn, nostack));
+    }
+}
 
 /// Defines `_start`, which calls `$main: extern "C" fn(stack: *const usize) -> !` with the stack as the kernel made it
 /// (the number of arguments, the arguments, a null pointer, the environment, a null pointer, ...), and the functions of the

@@ -12,7 +12,9 @@ use std::thread;
 use std::time::Duration;
 
 use guest_protocol::{Extent, File, GuestConfig, ImageDisk, Mount, Process};
-use microvm_core::session::{Exit, Guest, Handle, Main, Options, SessionError, StdioFds};
+use microvm_core::session::{
+    Exec, ExecRequest, Exit, Guest, Handle, Main, Options, SessionError, StdioFds,
+};
 use microvm_core::{Accelerator, Stage, Substrate, VmConfig, launch, qemu_binary, substrate};
 use tempfile::TempDir;
 
@@ -109,20 +111,87 @@ fn machine(accelerator: Accelerator) -> Option<Machine> {
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
-        process: Process {
-            args: Vec::new(),
-            env: vec!["PATH=/bin".into()],
-            cwd: "/".into(),
-            uid: 0,
-            gid: 0,
-            additional_gids: Vec::new(),
-            umask: 0o22,
-            terminal: None,
-            stdin: false,
-            rlimits: Vec::new(),
-            no_new_privileges: false,
-            capabilities: None,
-        },
+        process: process(Vec::new()),
+    })
+}
+
+/// A process like the main one's by default.
+pub(crate) fn process(args: Vec<String>) -> Process {
+    Process {
+        args,
+        env: vec!["PATH=/bin".into()],
+        cwd: "/".into(),
+        uid: 0,
+        gid: 0,
+        additional_gids: Vec::new(),
+        umask: 0o22,
+        terminal: None,
+        stdin: false,
+        rlimits: Vec::new(),
+        no_new_privileges: false,
+        capabilities: None,
+    }
+}
+
+/// A request to run a process with the image's own program.
+pub(crate) fn request(args: Vec<String>) -> ExecRequest {
+    ExecRequest {
+        process: process(args),
+        program: None,
+        upper: false,
+    }
+}
+
+/// A request to run one of the helper program's commands.
+pub(crate) fn tool(words: &[&str]) -> ExecRequest {
+    let mut args = vec!["plimsoll".to_owned()];
+    args.extend(words.iter().map(|word| (*word).to_owned()));
+    ExecRequest {
+        process: process(args),
+        program: Some(guest_artifacts::TOOLS),
+        upper: words.first() == Some(&"upper"),
+    }
+}
+
+/// A further process that runs, and the ends of its stdio.
+pub(crate) struct Beside {
+    pub(crate) exec: Exec,
+    pub(crate) stdin: PipeWriter,
+    pub(crate) stdout: PipeReader,
+    pub(crate) stderr: PipeReader,
+}
+
+/// Runs a further process.
+pub(crate) fn beside(handle: &Handle, request: ExecRequest) -> Result<Beside, SessionError> {
+    let (stdio, stdin, stdout, stderr) = pipes(request.process.stdin);
+    let exec = handle.exec(request, stdio)?;
+    Ok(Beside {
+        exec,
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+/// Runs a further process to its end, with this as its stdin, and gives its exit code, stdout and stderr.
+pub(crate) fn finish(
+    handle: &Handle,
+    mut request: ExecRequest,
+    stdin: &[u8],
+) -> (u8, Vec<u8>, String) {
+    request.process.stdin = true;
+    let mut beside = beside(handle, request).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || beside.stdin.write_all(stdin));
+        let complaints = scope.spawn(move || {
+            let mut text = String::new();
+            beside.stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        let mut output = Vec::new();
+        beside.stdout.read_to_end(&mut output).unwrap();
+        let code = beside.exec.wait().unwrap().code();
+        (code, output, complaints.join().unwrap())
     })
 }
 
