@@ -49,10 +49,10 @@ impl Backend for Container {
                 stdin: job.spec.interactive,
             }
         };
-        let mut container = container_core::start(Launch {
-            id: &job.instance.record.id,
-            spec: &spec,
-            rootfs: Rootfs::Overlay {
+        let mut container = container_core::start(Launch::new(
+            &job.instance.record.id,
+            &spec,
+            Rootfs::Overlay {
                 lower: &layers,
                 upper: &upper,
                 work: &work,
@@ -60,7 +60,7 @@ impl Backend for Container {
                 volatile: job.spec.auto_remove,
             },
             stdio,
-        })?;
+        ))?;
         for stage in container.stages() {
             context.timeline.add(stage.name, stage.at);
         }
