@@ -137,7 +137,7 @@ pub(crate) fn run(
         }
         other => other,
     };
-    starting.child = Some(child.map_err(|errno| describe(errno))?);
+    starting.child = Some(child.map_err(describe)?);
     starting.reached("clone");
     drop((theirs, streams, root));
     let mut terminal = None;

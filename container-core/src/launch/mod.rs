@@ -136,7 +136,7 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         return create(launch)?.start();
     }
     let plan = Plan::new(launch.spec, &launch.rootfs)?;
-    let begun = begin(&launch.id.to_owned(), launch, &plan, Gate::Open)?;
+    let begun = begin(launch, &plan, Gate::Open)?;
     begun.finish()
 }
 
@@ -163,8 +163,7 @@ pub fn create(launch: Launch<'_>) -> Result<Created> {
     };
     let hooks = launch.spec.hooks().clone();
     let state = HookState::of(&launch);
-    let id = launch.id.to_owned();
-    let begun = begin(&id, launch, &plan, gate)?;
+    let begun = begin(launch, &plan, gate)?;
     Ok(Created::new(begun, &plan, hooks, state))
 }
 
@@ -206,7 +205,7 @@ impl Begun {
     }
 }
 
-fn begin(id: &str, launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
+fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
     check_id(launch.id)?;
     let cgroup = match cgroup_of(&launch)? {
         Some((path, resources)) => Some(Cgroup::plan(&path, &resources)?),
@@ -315,7 +314,7 @@ fn begin(id: &str, launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun>
     Ok(Begun {
         starting,
         socket: ours,
-        id: id.to_owned(),
+        id: launch.id.to_owned(),
         terminal,
         mounts,
     })
