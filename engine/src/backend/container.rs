@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, seccomp};
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxDeviceCgroup, LinuxMemory,
+    Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxMemory,
     LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
     User,
 };
@@ -41,20 +41,26 @@ impl Backend for Container {
                 _ => {}
             }
         }
-        let spec = runtime_spec(job, self.isolated)?;
+        let mut spec = runtime_spec(job, self.isolated)?;
+        let asked = &job.record.spec;
+        if asked.privileged && self.isolated {
+            container_core::make_privileged(&mut spec)?;
+        }
         let (stdio, streams) = stdio(job)?;
-        let mut container = container_core::start(Launch {
-            id: &job.record.id,
-            spec: &spec,
-            rootfs: Rootfs::Overlay {
+        let mut launch = Launch::new(
+            &job.record.id,
+            &spec,
+            Rootfs::Overlay {
                 lower: &layers,
                 upper: &upper,
                 work: &work,
                 // What goes with the instance need not reach the disk.
-                volatile: job.record.spec.auto_remove,
+                volatile: asked.auto_remove,
             },
             stdio,
-        })?;
+        );
+        launch.init = asked.init;
+        let mut container = container_core::start(launch)?;
         for stage in container.stages() {
             context.timeline.add(stage.name, stage.at);
         }
@@ -225,16 +231,13 @@ fn runtime_spec(job: &Job<'_>, isolated: bool) -> Result<Spec> {
         spec.set_hostname(Some(job.record.hostname().to_owned()));
     }
     if let Some(linux) = spec.linux_mut() {
-        if asked.seccomp_unconfined || asked.privileged || !isolated {
+        if asked.seccomp_unconfined || !isolated {
             linux.set_seccomp(None);
         } else if !asked.cap_add.is_empty() || !asked.cap_drop.is_empty() {
             // docker's filter opens with the capabilities that go with a call.
             linux.set_seccomp(Some(seccomp::docker_default(&capabilities(asked)?)));
         }
-        if asked.privileged {
-            linux.set_masked_paths(None);
-            linux.set_readonly_paths(None);
-        }
+
         if asked.network == Network::Host {
             let mut namespaces = linux.namespaces().clone().unwrap_or_default();
             namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
@@ -247,12 +250,6 @@ fn runtime_spec(job: &Job<'_>, isolated: bool) -> Result<Spec> {
             cpu.set_cpus(Some(cpus.clone()));
             resources.set_cpu(Some(cpu));
         }
-        if asked.privileged {
-            let mut every = LinuxDeviceCgroup::default();
-            every.set_allow(true);
-            every.set_access(Some("rwm".into()));
-            resources.set_devices(Some(vec![every]));
-        }
         linux.set_resources(Some(resources));
     }
     if isolated && let Some(process) = spec.process_mut() {
@@ -264,15 +261,6 @@ fn runtime_spec(job: &Job<'_>, isolated: bool) -> Result<Spec> {
         sets.set_inheritable(Some(Capabilities::new()));
         sets.set_ambient(Some(Capabilities::new()));
         process.set_capabilities(Some(sets));
-    }
-    if asked.privileged {
-        for mount in spec.mounts_mut().iter_mut().flatten() {
-            let kernel = matches!(mount.typ().as_deref(), Some("sysfs" | "cgroup"));
-            if let (true, Some(options)) = (kernel, mount.options().clone()) {
-                let open = options.into_iter().filter(|option| option != "ro").collect();
-                mount.set_options(Some(open));
-            }
-        }
     }
     Ok(spec)
 }
@@ -291,7 +279,7 @@ pub(crate) fn capabilities(asked: &InstanceSpec) -> Result<Capabilities> {
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
     let drops_all = asked.cap_drop.iter().any(is_all);
     let mut set: Capabilities = if asked.privileged || asked.cap_add.iter().any(is_all) {
-        container_core::host_capabilities()
+        container_core::held_capabilities()?
     } else if drops_all {
         Capabilities::new()
     } else {
