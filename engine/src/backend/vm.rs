@@ -340,6 +340,7 @@ fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) ->
         },
         writable: Some("/dev/vdb".into()),
         read_only_rootfs: job.spec.read_only,
+        shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: SHM_BYTES,

@@ -380,6 +380,7 @@ mod tests {
             },
             writable: Some("/dev/vdb".into()),
             read_only_rootfs: false,
+            shares: Vec::new(),
             mounts: vec![Mount {
                 source: "tmpfs".into(),
                 target: "/run".into(),
