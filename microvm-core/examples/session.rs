@@ -147,6 +147,7 @@ fn in_folder(
         },
         writable: arguments.writable.as_ref().map(|_| "/dev/vdb".into()),
         read_only_rootfs: false,
+        shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,

@@ -287,6 +287,7 @@ fn guest_config(
         },
         writable: Some("/dev/vdb".into()),
         read_only_rootfs: job.record.spec.read_only,
+        shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: SHM_BYTES,

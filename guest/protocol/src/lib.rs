@@ -28,7 +28,8 @@ mod frame;
 mod message;
 
 pub use config::{
-    Capabilities, Extent, File, GuestConfig, ImageDisk, Mount, Process, Rlimit, WindowSize,
+    Capabilities, Extent, File, GuestConfig, ImageDisk, Mount, Process, Rlimit, SHARES_TAG,
+    SharedMount, WindowSize,
 };
 pub use frame::{Decoder, Frame, FrameError, HEADER, encode, header};
 pub use message::{

@@ -110,6 +110,7 @@ fn config() -> GuestConfig {
         },
         writable: None,
         read_only_rootfs: false,
+        shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 0,

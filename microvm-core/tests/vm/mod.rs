@@ -398,6 +398,7 @@ impl Machine {
             },
             writable: self.writable.as_ref().map(|_| "/dev/vdb".into()),
             read_only_rootfs: self.read_only_rootfs,
+            shares: Vec::new(),
             mounts: self.mounts.clone(),
             files: self.files.clone(),
             shm_bytes: self.shm_bytes,

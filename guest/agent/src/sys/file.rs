@@ -169,6 +169,23 @@ pub(crate) fn change_owner(fd: i32, uid: u32, gid: u32) -> Result<()> {
     unsafe { call(libc::SYS_fchown, arguments) }.map(drop)
 }
 
+/// Whether a descriptor is a directory's.
+pub(crate) fn is_directory(fd: &Fd) -> Result<bool> {
+    // SAFETY: stat is plain numbers; all zeros is a value.
+    let mut found: libc::stat = unsafe { core::mem::zeroed() };
+    let arguments = [
+        fd.0 as usize,
+        core::ptr::from_mut(&mut found) as usize,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes one stat.
+    unsafe { call(libc::SYS_fstat, arguments) }?;
+    Ok(found.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
 pub(crate) fn make_directory(path: &CStr, mode: u32) -> Result<()> {
     let arguments = [path.as_ptr() as usize, mode as usize, 0, 0, 0, 0];
     // SAFETY: the path ends in a zero byte.

@@ -23,6 +23,7 @@ fn config(
         },
         writable: Some("/dev/vdb".into()),
         read_only_rootfs: false,
+        shares: Vec::new(),
         mounts: vec![Mount {
             source: "tmpfs".into(),
             target: "/run".into(),
