@@ -9,6 +9,7 @@ pub mod doctor;
 mod error;
 mod home;
 mod instance;
+pub mod mount;
 mod names;
 mod process;
 mod run;
@@ -17,6 +18,7 @@ mod spec;
 mod terminal;
 mod timeline;
 mod user;
+pub mod volume;
 
 pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};
