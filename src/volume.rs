@@ -53,7 +53,9 @@ fn pairs(flag: &str, words: &[String]) -> anyhow::Result<BTreeMap<String, String
         .map(|word| {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             if key.is_empty() {
-                bail!("invalid argument {word:?} for \"{flag}\" flag: a key must stand before the =");
+                bail!(
+                    "invalid argument {word:?} for \"{flag}\" flag: a key must stand before the ="
+                );
             }
             Ok((key.to_owned(), value.to_owned()))
         })
@@ -97,7 +99,7 @@ fn described(volume: &Volume) -> Value {
         "CreatedAt": rfc3339(volume.created),
         "Driver": volume::DRIVER,
         "Labels": or_null(&volume.labels),
-        "Mountpoint": volume.mountpoint,
+        "Mountpoint": volume.mountpoint.display().to_string(),
         "Name": volume.name,
         "Options": or_null(&volume.options),
         "Scope": "local",
@@ -130,7 +132,9 @@ fn ls(home: &Home, arguments: &VolumeLsArguments) -> anyhow::Result<u8> {
         .filter(|volume| filter.fits(volume, &uses))
         .collect();
     if arguments.quiet {
-        volumes.iter().for_each(|volume| println!("{}", volume.name));
+        volumes
+            .iter()
+            .for_each(|volume| println!("{}", volume.name));
         return Ok(0);
     }
     match arguments.format.as_str() {
@@ -165,7 +169,7 @@ fn listed(volume: &Volume) -> Value {
         "Group": "N/A",
         "Labels": labels.join(","),
         "Links": "N/A",
-        "Mountpoint": volume.mountpoint,
+        "Mountpoint": volume.mountpoint.display().to_string(),
         "Name": volume.name,
         "Scope": "local",
         "Size": "N/A",

@@ -5,19 +5,20 @@
 //! links: whatever is swapped in, nothing outside the layers is read and nothing outside the target is written.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom as Seeking, Stat, Timespec, Timestamps,
-    Uid, XattrFlags,
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom as Seeking, Stat, Timespec,
+    Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 
-use crate::unpack::is_directory;
 use crate::union::{Found, Listed, Merged, Union, join};
+use crate::unpack::is_directory;
 use crate::{Error, Result};
 
 /// The kernel's limit for an attribute's value and for a list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), bytes.
@@ -128,12 +129,11 @@ impl Copy<'_> {
                         }
                     }
                     Listed::File { layer, stat } => {
-                        if !parts.contains_key(&layer) {
-                            parts.insert(layer, self.union.open(layer, &merged.path)?);
-                        }
-                        if let Some(part) = parts.get(&layer) {
-                            self.file(part.as_fd(), &name, &stat, here.as_fd(), &inside)?;
-                        }
+                        let part = match parts.entry(layer) {
+                            Entry::Occupied(known) => known.into_mut(),
+                            Entry::Vacant(new) => new.insert(self.union.open(layer, &merged.path)?),
+                        };
+                        self.file(part.as_fd(), &name, &stat, here.as_fd(), &inside)?;
                     }
                 }
             }
@@ -174,13 +174,13 @@ impl Copy<'_> {
         inside: &[u8],
     ) -> io::Result<()> {
         let identity = (stat.st_dev, stat.st_ino);
-        if stat.st_nlink > 1 {
-            if let Some((directory, first)) = self.linked.get(&identity) {
-                let from = below(self.target, directory)?;
-                let link = || rustix::fs::linkat(&from, first, here, name, AtFlags::empty());
-                self.made += u64::from(make(here, name, self.resume, link)?.is_some());
-                return Ok(());
-            }
+        if stat.st_nlink > 1
+            && let Some((directory, first)) = self.linked.get(&identity)
+        {
+            let from = below(self.target, directory)?;
+            let link = || rustix::fs::linkat(&from, first, here, name, AtFlags::empty());
+            self.made += u64::from(make(here, name, self.resume, link)?.is_some());
+            return Ok(());
         }
         let made = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => self.regular(part, name, here)?,
@@ -191,7 +191,8 @@ impl Copy<'_> {
         if made {
             self.made += 1;
             if stat.st_nlink > 1 {
-                self.linked.insert(identity, (inside.to_vec(), name.to_vec()));
+                self.linked
+                    .insert(identity, (inside.to_vec(), name.to_vec()));
             }
         }
         Ok(())
@@ -205,7 +206,8 @@ impl Copy<'_> {
     ) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = File::from(rustix::fs::openat(part, name, flags, Mode::empty())?);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(here, name, flags, Mode::RUSR | Mode::WUSR);
         let Some(target) = make(here, name, self.resume, create)? else {
             return Ok(false);
@@ -237,7 +239,8 @@ impl Copy<'_> {
     /// A device, FIFO or socket. Who may use it is decided where the volume is mounted.
     fn node(&self, name: &[u8], stat: &Stat, here: BorrowedFd<'_>) -> io::Result<bool> {
         let kind = FileType::from_raw_mode(stat.st_mode);
-        let create = || rustix::fs::mknodat(here, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev);
+        let create =
+            || rustix::fs::mknodat(here, name, kind, Mode::RUSR | Mode::WUSR, stat.st_rdev);
         if make(here, name, self.resume, create)?.is_none() {
             return Ok(false);
         }
@@ -267,7 +270,10 @@ impl Copy<'_> {
             listed => listed?,
         };
         let names = self.names.get(..length).unwrap_or_default();
-        for name in names.split(|byte| *byte == 0).filter(|name| is_passed_on(name)) {
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| is_passed_on(name))
+        {
             let length = rustix::fs::fgetxattr(source, name, &mut self.value[..])?;
             let value = self.value.get(..length).unwrap_or_default();
             match rustix::fs::fsetxattr(target, name, value, XattrFlags::empty()) {

@@ -71,7 +71,10 @@ mod tests {
     fn wrong_quotes_are_told_with_their_place() {
         for (text, column) in [("a\"b", 2), ("\"a\"b", 4), ("x,\"a", 5), ("ä\"", 3)] {
             let told = fields(text).unwrap_err();
-            assert!(told.contains(&format!("column {column}:")), "{text}: {told}");
+            assert!(
+                told.contains(&format!("column {column}:")),
+                "{text}: {told}"
+            );
         }
         assert!(fields("").is_err());
         assert!(fields("a\nb").is_err());

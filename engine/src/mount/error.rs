@@ -54,7 +54,9 @@ pub enum MountError {
     #[error("invalid specification: destination can't be '/'")]
     Root,
     /// An option that tmpfs does not have, or that means nothing here.
-    #[error("invalid tmpfs option {0:?}: use size=, mode=, uid=, gid=, nr_inodes=, nr_blocks= or mount flags such as ro and exec")]
+    #[error(
+        "invalid tmpfs option {0:?}: use size=, mode=, uid=, gid=, nr_inodes=, nr_blocks= or mount flags such as ro and exec"
+    )]
     TmpfsOption(String),
     /// `--volumes-from` with nothing behind it.
     #[error("volumes-from specification cannot be an empty string")]

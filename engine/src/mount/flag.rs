@@ -184,7 +184,9 @@ impl Fields {
                     return Err(wrong("field Source must not be empty"));
                 }
                 if !self.source.starts_with('/') {
-                    return Err(wrong(&MountError::Relative(self.source.clone()).to_string()));
+                    return Err(wrong(
+                        &MountError::Relative(self.source.clone()).to_string(),
+                    ));
                 }
                 let propagation = if self.propagation.is_empty() {
                     Propagation::default()

@@ -49,9 +49,7 @@ pub fn merge(
         merged.insert(&mount.target, mount.clone());
     }
     for mount in implied {
-        merged
-            .entry(&mount.target)
-            .or_insert_with(|| mount.clone());
+        merged.entry(&mount.target).or_insert_with(|| mount.clone());
     }
     let mut mounts: Vec<MountSpec> = merged.into_values().collect();
     for volume in image_volumes {

@@ -187,7 +187,11 @@ impl MountSpec {
                 vec![bind_word, bind.propagation.as_str(), read_only]
             }
             MountKind::Volume(_) => {
-                vec!["rbind", "rprivate", if self.read_only { "ro" } else { "rw" }]
+                vec![
+                    "rbind",
+                    "rprivate",
+                    if self.read_only { "ro" } else { "rw" },
+                ]
             }
             MountKind::Tmpfs(tmpfs) => {
                 // docker's defaults, before what the user says.
@@ -251,7 +255,10 @@ pub fn parse(flags: &MountFlags<'_>, directory: &Path) -> Result<Asked, MountErr
         memory.push(mount);
     }
     asked.mounts.extend(memory);
-    let targets = asked.mounts.iter().filter(|mount| mount.origin == Origin::Asked);
+    let targets = asked
+        .mounts
+        .iter()
+        .filter(|mount| mount.origin == Origin::Asked);
     let mut targets: Vec<&str> = targets.map(|mount| mount.target.as_str()).collect();
     targets.sort_unstable();
     if let Some(&[first, _]) = targets.windows(2).find(|pair| pair.first() == pair.last()) {

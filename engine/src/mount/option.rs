@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    BindMount, MountError, MountKind, MountSpec, Origin, Propagation, VolumeMount, path,
-};
+use super::{BindMount, MountError, MountKind, MountSpec, Origin, Propagation, VolumeMount, path};
 use crate::volume;
 
 /// `--volumes-from`: another instance's mounts are wanted too.

@@ -54,7 +54,9 @@ pub(crate) fn is_local(path: &str) -> bool {
 
 /// How deep a cleaned path is.
 pub(crate) fn depth(path: &str) -> usize {
-    path.split('/').filter(|component| !component.is_empty()).count()
+    path.split('/')
+        .filter(|component| !component.is_empty())
+        .count()
 }
 
 #[cfg(test)]

@@ -97,7 +97,10 @@ fn volume_flags_that_mean_nothing_get_dockers_words() {
         ("/a:/b/..", "destination can't be '/'"),
         ("/", "destination can't be '/'"),
         ("x", "invalid mount path: 'x' mount path must be absolute"),
-        ("aa:x", "invalid mount path: 'x' mount path must be absolute"),
+        (
+            "aa:x",
+            "invalid mount path: 'x' mount path must be absolute",
+        ),
         (
             "a/b:/x",
             "create a/b: \"a/b\" includes invalid characters for a local volume name",
@@ -138,7 +141,15 @@ fn mount_knows_all_its_keys() {
     let memory = mount("type=tmpfs,dst=/t,tmpfs-size=64m,tmpfs-mode=1770,ro");
     assert_eq!(
         memory.options(),
-        ["noexec", "nosuid", "nodev", "rprivate", "size=67108864", "mode=1770", "ro"]
+        [
+            "noexec",
+            "nosuid",
+            "nodev",
+            "rprivate",
+            "size=67108864",
+            "mode=1770",
+            "ro"
+        ]
     );
     assert!(named(&mount("target=/x")).anonymous);
 }
@@ -156,16 +167,31 @@ fn mount_flags_with_slips_get_dockers_words() {
             "unexpected key ' source' in ' source=v'",
         ),
         (" target=/x", "unexpected key ' target' in ' target=/x'"),
-        ("type=bind,src=/a,dst=/b,frobnicate=1", "unexpected key 'frobnicate'"),
-        ("type=bind,src=/a,dst=/b,frobnicate", "invalid field 'frobnicate' must be"),
+        (
+            "type=bind,src=/a,dst=/b,frobnicate=1",
+            "unexpected key 'frobnicate'",
+        ),
+        (
+            "type=bind,src=/a,dst=/b,frobnicate",
+            "invalid field 'frobnicate' must be",
+        ),
         ("type=,dst=/b", "type is required"),
         ("type=bind,src=/a", "target is required"),
         ("", "value is empty"),
         ("type=\"bind\"", "bare \" in non-quoted-field"),
         ("dst=/b,ro=yes", "invalid value for ro: yes"),
-        ("dst=/b,volume-nocopy=x", "invalid value for volume-nocopy: x"),
-        ("type=tmpfs,dst=/b,tmpfs-size=x", "invalid value for tmpfs-size: x"),
-        ("type=tmpfs,dst=/b,tmpfs-mode=999", "invalid value for tmpfs-mode: 999"),
+        (
+            "dst=/b,volume-nocopy=x",
+            "invalid value for volume-nocopy: x",
+        ),
+        (
+            "type=tmpfs,dst=/b,tmpfs-size=x",
+            "invalid value for tmpfs-size: x",
+        ),
+        (
+            "type=tmpfs,dst=/b,tmpfs-mode=999",
+            "invalid value for tmpfs-mode: 999",
+        ),
         (
             "type=bind,src=/a,dst=/b,bind-recursive=no",
             "invalid value for bind-recursive: no (must be \"enabled\"",
@@ -182,27 +208,57 @@ fn mount_flags_with_slips_get_dockers_words() {
             "type=bind,src=/a,dst=/b,volume-nocopy",
             "cannot mix 'volume-*' options with mount type 'bind'",
         ),
-        ("src=vv,dst=/b,bind-propagation=slave", "cannot mix 'bind-*' options"),
+        (
+            "src=vv,dst=/b,bind-propagation=slave",
+            "cannot mix 'bind-*' options",
+        ),
         ("src=vv,dst=/b,tmpfs-size=1", "cannot mix 'tmpfs-*' options"),
         (
             "type=tmpfs,src=/a,dst=/b",
             "invalid mount config for type \"tmpfs\": field Source must not be specified",
         ),
         ("type=bind,dst=/b", "field Source must not be empty"),
-        ("type=bind,src=a,dst=/b", "invalid mount path: 'a' mount path must be absolute"),
+        (
+            "type=bind,src=a,dst=/b",
+            "invalid mount path: 'a' mount path must be absolute",
+        ),
         (
             "type=bind,src=/a,dst=/b,bind-propagation=odd",
             "invalid propagation mode: odd",
         ),
-        ("dst=/b,ro", "must not set ReadOnly mode when using anonymous volumes"),
-        ("dst=/b,volume-subpath=a", "must not set Subpath when using anonymous volumes"),
-        ("src=vv,dst=/b,volume-subpath=../a", "subpath must be a relative path"),
-        ("src=a/b,dst=/b", "includes invalid characters for a local volume name"),
-        ("src=vv,dst=/b,volume-driver=nfs", "plugin \"nfs\" not found"),
-        ("src=vv,dst=/b,volume-opt=type=tmpfs", "missing required option: \"device\""),
+        (
+            "dst=/b,ro",
+            "must not set ReadOnly mode when using anonymous volumes",
+        ),
+        (
+            "dst=/b,volume-subpath=a",
+            "must not set Subpath when using anonymous volumes",
+        ),
+        (
+            "src=vv,dst=/b,volume-subpath=../a",
+            "subpath must be a relative path",
+        ),
+        (
+            "src=a/b,dst=/b",
+            "includes invalid characters for a local volume name",
+        ),
+        (
+            "src=vv,dst=/b,volume-driver=nfs",
+            "plugin \"nfs\" not found",
+        ),
+        (
+            "src=vv,dst=/b,volume-opt=type=tmpfs",
+            "missing required option: \"device\"",
+        ),
         ("src=vv,dst=/b,volume-opt=odd=1", "invalid option: \"odd\""),
-        ("type=image,src=x,dst=/b", "plimsoll does not have this type"),
-        ("type=odd,dst=/b", "invalid mount config for type \"odd\": mount type unknown"),
+        (
+            "type=image,src=x,dst=/b",
+            "plimsoll does not have this type",
+        ),
+        (
+            "type=odd,dst=/b",
+            "invalid mount config for type \"odd\": mount type unknown",
+        ),
         ("src=vv,dst=/", "destination can't be '/'"),
         ("src=vv,dst=b", "mount path must be absolute"),
     ] {
@@ -216,7 +272,15 @@ fn tmpfs_takes_its_own_options_only() {
     let memory = parse_tmpfs("/run:rw,size=64m,mode=1777,exec").unwrap();
     assert_eq!(
         memory.options(),
-        ["noexec", "nosuid", "nodev", "rprivate", "size=64m", "mode=1777", "exec"]
+        [
+            "noexec",
+            "nosuid",
+            "nodev",
+            "rprivate",
+            "size=64m",
+            "mode=1777",
+            "exec"
+        ]
     );
     assert!(parse_tmpfs("/run:ro").unwrap().read_only);
     assert!(parse_tmpfs("/run:").is_ok());
@@ -281,7 +345,11 @@ fn two_mounts_at_one_target_are_refused() {
 #[test]
 fn what_was_asked_for_wins_over_what_is_inherited_and_that_over_the_image() {
     let asked = [volume("mine:/a"), volume("/b"), volume("/c")];
-    let first = [volume("theirs:/a"), volume("theirs:/b:ro"), volume("theirs:/d/e")];
+    let first = [
+        volume("theirs:/a"),
+        volume("theirs:/b:ro"),
+        volume("theirs:/d/e"),
+    ];
     let second = [volume("others:/d/e"), volume("/srv:/f")];
     let inherited = [
         Inherited {

@@ -33,7 +33,13 @@ const FLAGS: [&str; 25] = [
 
 /// Options with a value that docker takes for a tmpfs (kernel, Documentation/filesystems/tmpfs.rst).
 const VALUES: [&str; 7] = [
-    "size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "nr_inodes",
+    "nr_blocks",
+    "mpol",
 ];
 
 /// fsconfig(2) takes values up to this many bytes.

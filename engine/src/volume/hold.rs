@@ -150,11 +150,11 @@ pub(crate) fn sweep(home: &Home) -> Result<()> {
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        if let Ok(Some(file)) = open_directory(&path) {
-            if file.try_lock().is_ok() {
-                // What stays is for the next sweep.
-                let _ = image_core::remove_tree(&path);
-            }
+        if let Ok(Some(file)) = open_directory(&path)
+            && file.try_lock().is_ok()
+        {
+            // What stays is for the next sweep.
+            let _ = image_core::remove_tree(&path);
         }
     }
     Ok(())

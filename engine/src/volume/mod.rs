@@ -35,7 +35,7 @@ pub use error::VolumeError;
 pub use options::{check_driver, check_options};
 pub use prepare::{Prepared, ResolvedMount, prepare};
 pub use remove::{Pruned, prune, remove, remove_anonymous, sweep};
-pub use users::{Use, uses, users};
+pub use users::{Use, users, uses};
 
 use options::Backing;
 
@@ -102,7 +102,10 @@ pub fn check_name(name: &str) -> Result<(), VolumeError> {
     let valid = name
         .bytes()
         .all(|c| c.is_ascii_alphanumeric() || b"_.-".contains(&c))
-        && name.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric());
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|c| c.is_ascii_alphanumeric());
     if name.len() == 1 {
         return Err(VolumeError::ShortName(name.to_owned()));
     }

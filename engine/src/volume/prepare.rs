@@ -104,14 +104,26 @@ impl Prepared {
                 }
                 let opened = content(home, &name, &held, &backing)?;
                 if let Some(layers) = layers.filter(|_| is_filled(mount, volume, &backing)) {
-                    copy::up(&held, opened.as_fd(), layers, &mount.target, !volume.anonymous)?;
+                    copy::up(
+                        &held,
+                        opened.as_fd(),
+                        layers,
+                        &mount.target,
+                        !volume.anonymous,
+                    )?;
                 }
                 let source = match &volume.subpath {
                     None => opened,
                     Some(subpath) => below(opened.as_fd(), subpath)?,
                 };
                 self.held.push(held);
-                let read_only = matches!(backing, Backing::Directory { read_only: true, .. });
+                let read_only = matches!(
+                    backing,
+                    Backing::Directory {
+                        read_only: true,
+                        ..
+                    }
+                );
                 (Some(source), read_only)
             }
         };
@@ -173,7 +185,13 @@ fn create_named(home: &Home, name: &str, volume: &VolumeMount) -> Result<()> {
 
 /// Whether an empty volume takes the image's files.
 fn is_filled(mount: &MountSpec, volume: &VolumeMount, backing: &Backing) -> bool {
-    let writable = !matches!(backing, Backing::Directory { read_only: true, .. });
+    let writable = !matches!(
+        backing,
+        Backing::Directory {
+            read_only: true,
+            ..
+        }
+    );
     // docker: not by --volumes-from, and not where only a part of the volume is mounted.
     !volume.nocopy && volume.subpath.is_none() && mount.origin != Origin::Inherited && writable
 }
@@ -221,15 +239,14 @@ fn content(home: &Home, name: &str, held: &Held, backing: &Backing) -> Result<Ow
                 Error::io("open", path, e.into())
             })
         }
-        Backing::Directory { path, .. } => {
-            rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| {
+        Backing::Directory { path, .. } => rustix::fs::openat(CWD, path, flags, Mode::empty())
+            .map_err(|e| {
                 VolumeError::Access {
                     path: path.display().to_string(),
                     source: e.into(),
                 }
                 .into()
-            })
-        }
+            }),
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::hold::{self, Alone};
-use super::{Use, Volume, VolumeError, check_name, list, uses, users};
+use super::{Use, Volume, VolumeError, check_name, list, users, uses};
 use crate::error::Result;
 use crate::home::Home;
 use crate::mount::{MountKind, MountSpec};

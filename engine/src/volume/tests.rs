@@ -73,7 +73,10 @@ fn the_same_name_again_finds_the_volume() {
     let made = create(&home, &new).unwrap();
     assert_eq!(made.labels["a"], "b");
     assert!(!made.is_anonymous());
-    assert_eq!(fs::metadata(&made.mountpoint).unwrap().mode() & 0o777, 0o755);
+    assert_eq!(
+        fs::metadata(&made.mountpoint).unwrap().mode() & 0o777,
+        0o755
+    );
     fs::write(made.mountpoint.join("x"), "kept").unwrap();
     // docker: labels of a volume that exists stay what they are.
     assert_eq!(create(&home, &named("db")).unwrap(), made);
@@ -100,7 +103,9 @@ fn a_volume_without_a_name_is_marked_as_docker_marks_it() {
 fn names_that_are_none_are_refused_and_never_used_as_paths() {
     let (_temporary, home) = home();
     fs::create_dir_all(home.volumes().join(".tmp")).unwrap();
-    for name in ["", ".", "..", "../x", "a/b", "/etc", ".tmp", "a b", "ä", "x", "-v"] {
+    for name in [
+        "", ".", "..", "../x", "a/b", "/etc", ".tmp", "a b", "ä", "x", "-v",
+    ] {
         assert!(check_name(name).is_err(), "{name:?}");
         assert!(create(&home, &named(name)).is_err(), "{name:?}");
         assert!(inspect(&home, name).is_err(), "{name:?}");
@@ -154,7 +159,12 @@ fn a_volume_is_not_removed_between_its_preparation_and_the_record() {
     assert!(prune(&home, &|_| true).unwrap().names.is_empty());
     record(&home, "0123", &prepared.specs());
     drop(prepared);
-    assert!(remove(&home, "db").unwrap_err().to_string().contains("0123"));
+    assert!(
+        remove(&home, "db")
+            .unwrap_err()
+            .to_string()
+            .contains("0123")
+    );
 }
 
 #[test]
@@ -284,7 +294,11 @@ fn nothing_is_copied_where_docker_copies_nothing() {
     prepare(&home, &mounts, Some(&layers)).unwrap();
     prepare(&home, &[mount("later:/data")], None).unwrap();
     for name in ["nocopy", "elsewhere", "inherited", "later"] {
-        assert_eq!(fs::read_dir(content(&home, name)).unwrap().count(), 0, "{name}");
+        assert_eq!(
+            fs::read_dir(content(&home, name)).unwrap().count(),
+            0,
+            "{name}"
+        );
     }
     assert_eq!(fs::read_dir(&bind).unwrap().count(), 0);
     let told = prepare(&home, &[mount("file:/data/file")], Some(&layers))
@@ -323,7 +337,10 @@ fn many_at_once_make_one_volume_and_fill_it_once() {
                 let prepared = prepare(home, &[mount("db:/data")], Some(layers)).unwrap();
                 // Whoever is ready finds everything there, and may change it.
                 let data = prepared.mounts[0].source_path().unwrap();
-                assert_eq!(fs::metadata(data.join("large")).unwrap().len(), 64 * 65_536 - 61_440);
+                assert_eq!(
+                    fs::metadata(data.join("large")).unwrap().len(),
+                    64 * 65_536 - 61_440
+                );
                 fs::write(data.join(format!("own-{n}")), "x").unwrap();
             });
         }
@@ -390,12 +407,20 @@ fn a_subpath_never_leaves_the_volume() {
         let spec = parse_mount(&text, temporary.path()).unwrap();
         prepare(&home, &[spec], None).map(|prepared| prepared.mounts[0].is_directory)
     };
-    for (subpath, directory) in [("a/b", true), ("a/file", false), ("inside", true), ("a/../a", true)] {
+    for (subpath, directory) in [
+        ("a/b", true),
+        ("a/file", false),
+        ("inside", true),
+        ("a/../a", true),
+    ] {
         assert_eq!(try_path(subpath).unwrap(), directory, "{subpath}");
     }
     for subpath in ["absolute", "climbing", "climbing/state", "magic", "none"] {
         let told = try_path(subpath).unwrap_err().to_string();
-        assert!(told.contains(&format!("cannot access path {subpath}")), "{told}");
+        assert!(
+            told.contains(&format!("cannot access path {subpath}")),
+            "{told}"
+        );
     }
 }
 
@@ -405,9 +430,13 @@ fn a_volume_can_keep_its_content_in_a_directory_of_the_hosts() {
     let layers = [layer(temporary.path())];
     let device = temporary.path().join("device");
     let options = |o: &str| -> BTreeMap<String, String> {
-        [("type", "none"), ("o", o), ("device", device.to_str().unwrap())]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into()
+        [
+            ("type", "none"),
+            ("o", o),
+            ("device", device.to_str().unwrap()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
     };
     let mut new = named("bound");
     new.options = options("bind");
@@ -427,7 +456,12 @@ fn a_volume_can_keep_its_content_in_a_directory_of_the_hosts() {
     // And its content is the host's, which stays.
     remove(&home, "bound").unwrap();
     assert!(device.join("file").exists());
-    for (o, kind) in [("bind", "tmpfs"), ("addr=1.2.3.4", "nfs"), ("", "none"), ("bind,odd", "none")] {
+    for (o, kind) in [
+        ("bind", "tmpfs"),
+        ("addr=1.2.3.4", "nfs"),
+        ("", "none"),
+        ("bind,odd", "none"),
+    ] {
         let mut wrong = options(o);
         wrong.insert("type".into(), kind.into());
         assert!(check_options("v", &wrong).is_err(), "{kind} {o}");

@@ -33,7 +33,12 @@ pub fn uses(home: &Home) -> Result<Vec<Use>> {
         let json = match fs::read(&path) {
             Ok(json) => json,
             // It is being made, and holds its volumes itself; or it is being removed.
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
                 continue;
             }
             Err(e) => return Err(Error::io("read", &path, e)),
