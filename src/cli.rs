@@ -1,5 +1,7 @@
 //! The command line: every verb and flag, documented here once.
 
+mod volume;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,6 +15,10 @@ pub(crate) use container::{
     PruneArguments, RenameArguments, RestartArguments, StartArguments, StopArguments,
 };
 pub(crate) use create::{CreateArguments, RunArguments};
+pub(crate) use volume::{
+    VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
+    VolumeRmArguments, VolumeVerb,
+};
 
 /// Runs one OCI image as a container or as a microVM, and measures what each way costs.
 ///
@@ -84,6 +90,9 @@ pub(crate) enum Verb {
     Ps(PsArguments),
     /// Remove instances
     Rm(RmArguments),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Check this host for everything that Plimsoll uses, and say how to mend what is missing
     Doctor(DoctorArguments),
     /// Show the versions of Plimsoll and of what it runs on

@@ -17,6 +17,7 @@ mod rm;
 mod rmi;
 mod run;
 mod version;
+mod volume;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -80,6 +81,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Rmi(arguments) => rmi::rmi(&cli.root, arguments),
         Verb::Ps(arguments) => ps::ps(&cli.root, arguments),
         Verb::Rm(arguments) => rm::rm(&cli.root, arguments),
+        Verb::Volume(verb) => volume::volume(&cli.root, verb),
         Verb::Doctor(arguments) => doctor::doctor(&cli.root, arguments),
         Verb::Version => version::long(&cli.root),
         Verb::Report(arguments) => report::report(arguments),

@@ -48,6 +48,12 @@ pub enum Error {
     /// The guest did not do what a guest does.
     #[error(transparent)]
     Session(#[from] microvm_core::session::SessionError),
+    /// A mount is not what one can be.
+    #[error(transparent)]
+    Mount(#[from] crate::mount::MountError),
+    /// A volume could not be made, found or removed.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
     /// A disk could not be made.
     #[error("cannot make the disk {}: {reason}", path.display())]
     Disk {

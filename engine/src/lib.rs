@@ -12,6 +12,7 @@ mod home;
 mod instance;
 pub mod lifecycle;
 pub mod logs;
+pub mod mount;
 mod names;
 mod process;
 mod signals;
@@ -20,6 +21,7 @@ mod supervisor;
 mod terminal;
 mod timeline;
 mod user;
+pub mod volume;
 
 pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};

@@ -10,6 +10,7 @@
 mod archive;
 mod builder;
 mod change;
+mod copy_up;
 mod digest;
 mod erofs;
 mod error;
@@ -26,11 +27,12 @@ mod words;
 
 pub use builder::TarBuilder;
 pub use change::{Change, apply};
+pub use copy_up::ImageDirectory;
 pub use digest::Digest;
 pub use erofs::ErofsLayer;
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use limits::Limits;
 pub use reference::Reference;
-pub use store::{Image, ImageSummary, Removed, Store};
+pub use store::{Image, ImageSummary, Removed, Store, remove_tree};
 pub use words::Word;
