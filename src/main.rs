@@ -2,7 +2,20 @@
 
 mod cli;
 mod compare;
+mod completions;
 mod doctor;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "some of it is for verbs that are still to come"
+)]
+mod filter;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "some of it is for verbs that are still to come"
+)]
+mod format;
 mod images;
 mod import;
 mod load;
@@ -12,6 +25,12 @@ mod report;
 mod rm;
 mod rmi;
 mod run;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "some of it is for verbs that are still to come"
+)]
+mod template;
 mod version;
 
 use std::process::ExitCode;
@@ -67,6 +86,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Version => version::long(&cli.root),
         Verb::Report(arguments) => report::report(arguments),
         Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
+        Verb::Completion(arguments) => completions::completion(arguments),
+        Verb::Man(arguments) => completions::man(arguments),
     }
 }
 
