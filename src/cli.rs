@@ -101,6 +101,24 @@ pub(crate) enum Verb {
     Report(ReportArguments),
     /// Run a command natively, in a container and in a VM, and print what each way costs
     Compare(CompareArguments),
+    /// Print a completion script for a shell
+    Completion(CompletionArguments),
+    /// Write the man pages, one for each command
+    Man(ManArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArguments {
+    /// The shell: source <(plimsoll completion bash)
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArguments {
+    /// Directory for the pages, such as /usr/local/share/man/man1
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -170,13 +188,29 @@ pub(crate) struct ImagesArguments {
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
+    /// All images (there are none that are only parts of others)
+    #[arg(short, long)]
+    pub(crate) all: bool,
+
+    /// Also the digests
+    #[arg(long)]
+    pub(crate) digests: bool,
+
     /// Do not shorten identifiers
     #[arg(long)]
     pub(crate) no_trunc: bool,
 
-    /// table, or json for one object a line
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
+    /// table, json for one object a line, or a Go template such as '{{.Repository}}' or 'table {{.ID}}\t{{.Size}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+
+    /// Only those for which this holds: before, dangling, reference or since
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+
+    /// Only those of this name
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub(crate) repository: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

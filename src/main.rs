@@ -3,7 +3,20 @@
 mod cli;
 mod compare;
 mod create;
+mod completions;
 mod doctor;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "some of it is for verbs that are still to come"
+)]
+mod filter;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "some of it is for verbs that are still to come"
+)]
+mod format;
 mod images;
 mod import;
 mod lifecycle;
@@ -16,6 +29,12 @@ mod report;
 mod rm;
 mod rmi;
 mod run;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "some of it is for verbs that are still to come"
+)]
+mod template;
 mod version;
 mod volume;
 
@@ -86,6 +105,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Version => version::long(&cli.root),
         Verb::Report(arguments) => report::report(arguments),
         Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
+        Verb::Completion(arguments) => completions::completion(arguments),
+        Verb::Man(arguments) => completions::man(arguments),
     }
 }
 
