@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use engine::logs::LogOptions;
+use engine::mount::{self, MountFlags};
 use engine::{Bytes, Home, InstanceSpec, Limits, RestartPolicy, STOP_TIMEOUT, Ulimit};
 
 use crate::cli::CreateArguments;
@@ -44,6 +45,14 @@ pub(crate) fn write_id(path: &Path, id: &str) -> anyhow::Result<()> {
 /// The flags as a specification.
 pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> {
     let security = security(&arguments.security_opt)?;
+    let flags = MountFlags {
+        volumes: &arguments.volume,
+        mounts: &arguments.mount,
+        tmpfs: &arguments.tmpfs,
+        volumes_from: &arguments.volumes_from,
+    };
+    let here = std::env::current_dir().context("cannot tell the working directory")?;
+    let mounts = mount::parse(&flags, &here)?;
     let spec = InstanceSpec {
         image: arguments.image.clone(),
         command: arguments.command.clone(),
@@ -98,6 +107,8 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
         stop_timeout: arguments.stop_timeout.unwrap_or(STOP_TIMEOUT),
         labels: labels(arguments)?,
         log: log_options(&arguments.log_driver, &arguments.log_opt)?,
+        mounts: mounts.mounts,
+        volumes_from: mounts.volumes_from,
     };
     spec.check()?;
     Ok(spec)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::logs::LogOptions;
+use crate::mount::{MountSpec, VolumesFrom};
 use crate::signals;
 
 /// How an instance is isolated.
@@ -178,6 +179,11 @@ pub struct InstanceSpec {
     pub labels: BTreeMap<String, String>,
     /// Its log.
     pub log: LogOptions,
+    /// What is mounted in it, as the user asks; in an instance's record, everything that is mounted.
+    pub mounts: Vec<MountSpec>,
+    /// Other instances whose mounts it gets; settled before an instance has a record.
+    #[serde(skip)]
+    pub volumes_from: Vec<VolumesFrom>,
 }
 
 impl Default for InstanceSpec {
@@ -213,6 +219,8 @@ impl Default for InstanceSpec {
             stop_timeout: STOP_TIMEOUT,
             labels: BTreeMap::new(),
             log: LogOptions::default(),
+            mounts: Vec::new(),
+            volumes_from: Vec::new(),
         }
     }
 }

@@ -88,6 +88,22 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
 
+    /// Mount a directory, a file or a volume: /host:/target[:ro], name:/target, or /target for a new volume
+    #[arg(short, long, value_name = "[SOURCE:]TARGET[:OPTIONS]")]
+    pub(crate) volume: Vec<String>,
+
+    /// Mount something, such as type=bind,source=/host,target=/target,readonly (or type=volume, type=tmpfs)
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    pub(crate) mount: Vec<String>,
+
+    /// Mount memory, such as /run:size=64m,mode=1777
+    #[arg(long, value_name = "TARGET[:OPTIONS]")]
+    pub(crate) tmpfs: Vec<String>,
+
+    /// Mount everything that another instance has mounted
+    #[arg(long, value_name = "INSTANCE[:ro]")]
+    pub(crate) volumes_from: Vec<String>,
+
     /// Mount the root file system read-only
     #[arg(long)]
     pub(crate) read_only: bool,

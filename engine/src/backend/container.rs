@@ -12,11 +12,16 @@ use oci_spec::runtime::{
     User,
 };
 
+use oci_spec::runtime;
+
 use super::{Backend, Context, Ended, Exit, Job, Running, Streams};
 use crate::error::{Error, Result};
-use crate::spec::{InstanceSpec, Limits, Network, Ulimit};
+use crate::instance::Record;
+use crate::process::Process;
+use crate::spec::{BackendKind, InstanceSpec, Limits, Network, Ulimit};
 use crate::supervisor::{null, set_nonblocking};
 use crate::terminal::{self, Size};
+use crate::volume::{self, Prepared};
 
 /// Length of the scheduler's accounting period, µs: docker's for `--cpus`, and the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
@@ -41,11 +46,14 @@ impl Backend for Container {
                 _ => {}
             }
         }
-        let mut spec = runtime_spec(job, self.isolated)?;
         let asked = &job.record.spec;
+        let mut spec = runtime_spec(job.record, job.process, self.isolated)?;
         if asked.privileged && self.isolated {
             container_core::make_privileged(&mut spec)?;
         }
+        // Held until the container has them: by descriptor, so that nobody exchanges a source meanwhile.
+        let prepared = volume::prepare(job.home, &asked.mounts, None)?;
+        add_mounts(&mut spec, &prepared);
         let (stdio, streams) = stdio(job)?;
         let mut launch = Launch::new(
             &job.record.id,
@@ -203,32 +211,32 @@ impl Running for Contained {
 }
 
 /// The instance in the words of the OCI runtime specification.
-fn runtime_spec(job: &Job<'_>, isolated: bool) -> Result<Spec> {
-    let asked = &job.record.spec;
-    let args = job.process.args.clone();
+fn runtime_spec(record: &Record, process: &Process, isolated: bool) -> Result<Spec> {
+    let asked = &record.spec;
+    let args = process.args.clone();
     let mut spec = if isolated {
         container_core::default_spec(args)
     } else {
         native_spec(args)
     };
-    let identity = &job.process.identity;
-    if let Some(process) = spec.process_mut() {
-        process.set_env(Some(job.process.env.clone()));
-        process.set_cwd(job.process.cwd.clone().into());
-        process.set_terminal(Some(asked.terminal));
-        process.set_rlimits(rlimits(&asked.ulimits)?);
-        process.set_no_new_privileges(Some(asked.no_new_privileges));
+    let identity = &process.identity;
+    if let Some(runs) = spec.process_mut() {
+        runs.set_env(Some(process.env.clone()));
+        runs.set_cwd(process.cwd.clone().into());
+        runs.set_terminal(Some(asked.terminal));
+        runs.set_rlimits(rlimits(&asked.ulimits)?);
+        runs.set_no_new_privileges(Some(asked.no_new_privileges));
         let mut user = User::default();
         user.set_uid(identity.uid);
         user.set_gid(identity.gid);
         user.set_additional_gids(Some(identity.groups.clone()));
-        process.set_user(user);
+        runs.set_user(user);
     }
     if let Some(root) = spec.root_mut() {
         root.set_readonly(Some(asked.read_only));
     }
     if isolated {
-        spec.set_hostname(Some(job.record.hostname().to_owned()));
+        spec.set_hostname(Some(record.hostname().to_owned()));
     }
     if let Some(linux) = spec.linux_mut() {
         if asked.seccomp_unconfined || !isolated {
@@ -263,6 +271,37 @@ fn runtime_spec(job: &Job<'_>, isolated: bool) -> Result<Spec> {
         process.set_capabilities(Some(sets));
     }
     Ok(spec)
+}
+
+/// The user's mounts, after those that every container has.
+fn add_mounts(spec: &mut Spec, prepared: &Prepared) {
+    if prepared.mounts.is_empty() {
+        return;
+    }
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for resolved in &prepared.mounts {
+        let mut mount = Mount::default();
+        mount.set_destination(resolved.spec.target.clone().into());
+        let mut options = resolved.spec.options();
+        match resolved.source_path() {
+            Some(source) => {
+                mount.set_typ(Some("bind".into()));
+                mount.set_source(Some(source));
+                if resolved.read_only && !resolved.spec.read_only {
+                    options.push("ro".into());
+                }
+            }
+            None => {
+                mount.set_typ(Some("tmpfs".into()));
+                mount.set_source(Some("tmpfs".into()));
+            }
+        }
+        mount.set_options(Some(options));
+        // What is mounted over one of ours takes its place: /dev/shm, for example.
+        mounts.retain(|known| known.destination() != mount.destination());
+        mounts.push(mount);
+    }
+    spec.set_mounts(Some(mounts));
 }
 
 /// docker's defaults, with what the user adds and drops; for a privileged instance, all that the host can give.
@@ -330,6 +369,28 @@ fn no_cpu_limits() -> LinuxCpu {
         .set_cpus(None)
         .set_mems(None);
     cpu
+}
+
+/// What another process in a running container is, and the filter of its system calls.
+pub(crate) fn beside(
+    record: &Record,
+    process: &Process,
+    privileged: bool,
+) -> Result<(runtime::Process, Option<runtime::LinuxSeccomp>)> {
+    let isolated = record.spec.backend == BackendKind::Container;
+    let mut spec = runtime_spec(record, process, isolated)?;
+    if isolated && (privileged || record.spec.privileged) {
+        container_core::make_privileged(&mut spec)?;
+    }
+    let seccomp = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().clone());
+    let process = spec.process().clone().ok_or_else(|| Error::System {
+        action: "describe a process",
+        source: std::io::ErrorKind::InvalidData.into(),
+    })?;
+    Ok((process, seccomp))
 }
 
 /// No isolation but the root file system: what the other ways are compared with. The host's /proc, /sys and /dev are

@@ -4,6 +4,7 @@ mod container;
 mod disk;
 mod vm;
 
+pub(crate) use container::beside;
 pub use vm::{Choice, choose_accelerator};
 
 use std::os::fd::{BorrowedFd, OwnedFd};

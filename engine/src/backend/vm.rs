@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use container_core::cgroup::{self, Cgroup};
 use guest_protocol::{
-    Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Process as GuestProcess, Rlimit,
-    WindowSize,
+    Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Mount as GuestMount,
+    Process as GuestProcess, Rlimit, SharedMount, WindowSize,
 };
 use microvm_core::session::{FailureKind, SessionError};
-use microvm_core::{Accelerator, Membership, Request, Substrate, VmConfig, cmdline};
+use microvm_core::{Accelerator, Membership, Request, Share, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
@@ -20,6 +20,7 @@ use super::{Backend, Context, Job, Running, disk};
 use crate::doctor;
 use crate::error::{Error, Result};
 use crate::spec::{Accel, InstanceSpec, Limits, Ulimit, VM_MEMORY};
+use crate::volume::{self, Prepared};
 
 use machine::{Boot, Machine};
 
@@ -87,6 +88,8 @@ impl Backend for Vm {
         let mut config = config(job, &console)?;
         let image = image_disk(job)?;
         config.image_disk = image.files;
+        let mounts = GuestMounts::of(volume::prepare(job.home, &spec.mounts, None)?)?;
+        config.shares = mounts.shares;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
         let vm = microvm_core::launch(accelerator, &config)?;
@@ -96,12 +99,85 @@ impl Backend for Vm {
         let boot = Boot {
             vm,
             console,
-            config: guest_config(job, image.extents, accelerator)?,
+            config: GuestConfig {
+                shares: mounts.shared,
+                mounts: mounts.memory,
+                ..guest_config(job, image.extents, accelerator)?
+            },
             group,
             interactive: spec.interactive,
             accelerator: describe(accelerator),
         };
         Ok(Box::new(Machine::boot(boot)?))
+    }
+}
+
+/// An instance's mounts in the words of the monitor and of the guest.
+struct GuestMounts {
+    shares: Vec<Share>,
+    shared: Vec<SharedMount>,
+    memory: Vec<GuestMount>,
+}
+
+impl GuestMounts {
+    fn of(prepared: Prepared) -> Result<Self> {
+        let mut mounts = Self {
+            shares: Vec::new(),
+            shared: Vec::new(),
+            memory: Vec::new(),
+        };
+        for (number, resolved) in prepared.mounts.into_iter().enumerate() {
+            let target = resolved.spec.target.clone();
+            match resolved.source {
+                Some(source) => {
+                    let name = number.to_string();
+                    mounts.shared.push(SharedMount {
+                        name: name.clone(),
+                        target,
+                        read_only: resolved.read_only,
+                    });
+                    mounts.shares.push(Share {
+                        name,
+                        source,
+                        read_only: resolved.read_only,
+                    });
+                }
+                None => mounts.memory.push(tmpfs(target, &resolved.spec.options())),
+            }
+        }
+        Ok(mounts)
+    }
+}
+
+/// A tmpfs in the words of mount(2): flags for what every file system knows, the rest as its own options.
+fn tmpfs(target: String, options: &[String]) -> GuestMount {
+    let mut flags = 0;
+    let mut data = Vec::new();
+    for option in options {
+        match option.as_str() {
+            "noexec" => flags |= libc::MS_NOEXEC,
+            "exec" => flags &= !libc::MS_NOEXEC,
+            "nosuid" => flags |= libc::MS_NOSUID,
+            "suid" => flags &= !libc::MS_NOSUID,
+            "nodev" => flags |= libc::MS_NODEV,
+            "dev" => flags &= !libc::MS_NODEV,
+            "ro" => flags |= libc::MS_RDONLY,
+            "rw" => flags &= !libc::MS_RDONLY,
+            "noatime" => flags |= libc::MS_NOATIME,
+            "nodiratime" => flags |= libc::MS_NODIRATIME,
+            "strictatime" => flags |= libc::MS_STRICTATIME,
+            "sync" => flags |= libc::MS_SYNCHRONOUS,
+            // Propagation, which nobody else in the guest takes part in.
+            "rprivate" | "private" | "rslave" | "slave" | "rshared" | "shared" => {}
+            other => data.push(other),
+        }
+    }
+    GuestMount {
+        source: "tmpfs".into(),
+        target,
+        filesystem: "tmpfs".into(),
+        flags,
+        data: data.join(","),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Lock, drop_name, find, ignore_missing, short, sweep, take_name};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::names;
+use crate::volume;
 
 /// How long `rm -f` waits for the owner of a killed instance to let go of it. Killing a VM's process frees all of its
 /// memory first, which takes up to a second for many GiB.
@@ -31,10 +32,11 @@ pub(super) fn remove_state(home: &Home, id: &str, name: &str) -> Result<()> {
 
 /// Removes everything of an instance that nobody owns any more, its anonymous volumes too if `volumes`.
 pub(crate) fn remove_all(home: &Home, record: &Record, volumes: bool) -> Result<()> {
-    remove_state(home, &record.id, &record.name)?;
     if volumes {
+        // While the record still names them, so that a kill in between can be made good.
+        volume::remove_anonymous(home, &record.id, &record.spec.mounts)?;
     }
-    Ok(())
+    remove_state(home, &record.id, &record.name)
 }
 
 /// Removes an instance; with `force` a running one too, whose processes are killed first. With `volumes` its anonymous

@@ -1,10 +1,13 @@
 //! Making, starting and joining instances.
 
+use image_core::{Image, Store};
+
 use crate::base;
 use crate::client::{self, Attach, Conversation, Parting};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{self, Lock, Record, Status, sweep};
+use crate::mount::{self, Inherited};
 use crate::process;
 use crate::signals::Signals;
 use crate::spec::{InstanceSpec, Limits};
@@ -12,6 +15,7 @@ use crate::supervisor::protocol::{Link, Reply, Request};
 use crate::supervisor::{Launch, Starter, connect, spawn};
 use crate::terminal::Size;
 use crate::timeline::Timeline;
+use crate::volume::{self, Prepared};
 
 /// How a run, a start or an attachment came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +58,47 @@ fn make(home: &Home, spec: &InstanceSpec) -> Result<(Record, Lock)> {
     };
     let command = process::command(&spec, &image)?;
     spec.take_from_image(&image);
-    instance::create(home, &spec, &image.id.to_string(), &command)
+    let prepared = mounts(home, &mut spec, &store, &image)?;
+    let made = instance::create(home, &spec, &image.id.to_string(), &command);
+    if let (Err(_), Some(prepared)) = (&made, prepared) {
+        // The first failure is the one to tell.
+        let _ = prepared.discard(home);
+    }
+    made
+}
+
+/// Puts the mounts together, makes the volumes that are missing, and fills empty ones from the image. What comes back keeps
+/// anybody from removing the volumes until the record names them.
+fn mounts(
+    home: &Home,
+    spec: &mut InstanceSpec,
+    store: &Store,
+    image: &Image,
+) -> Result<Option<Prepared>> {
+    let of_image = image
+        .config
+        .config()
+        .as_ref()
+        .and_then(|config| config.volumes().clone())
+        .unwrap_or_default();
+    if spec.mounts.is_empty() && spec.volumes_from.is_empty() && of_image.is_empty() {
+        return Ok(None);
+    }
+    let others = std::mem::take(&mut spec.volumes_from)
+        .into_iter()
+        .map(|from| Ok((from.read_only, instance::look(home, &from.instance)?.record.spec.mounts)))
+        .collect::<Result<Vec<_>>>()?;
+    let inherited: Vec<Inherited<'_>> = others
+        .iter()
+        .map(|(read_only, mounts)| Inherited {
+            read_only: *read_only,
+            mounts,
+        })
+        .collect();
+    let merged = mount::merge(&spec.mounts, &inherited, &of_image)?;
+    let prepared = volume::prepare(home, &merged, Some(&store.layer_dirs(image)?))?;
+    spec.mounts = prepared.specs();
+    Ok(Some(prepared))
 }
 
 /// Makes an instance and starts it: in the foreground until its command ends or the user leaves, or only until it runs.

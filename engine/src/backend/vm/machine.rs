@@ -382,7 +382,7 @@ impl GuestProcess {
                 no_new_privileges: false,
                 capabilities: None,
             },
-            program: None,
+            program: request.tool.then_some(guest_artifacts::TOOLS),
             upper: request.tool,
         };
         let shared = Arc::new(Shared::default());
