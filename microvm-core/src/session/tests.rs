@@ -390,6 +390,38 @@ fn a_process_speaks_neither_before_it_was_started_nor_after_its_end() {
 }
 
 #[test]
+fn a_process_that_starts_too_late_is_killed() {
+    let (vm, guest) = sleeping();
+    let mut player = Player {
+        guest,
+        decoder: Decoder::new(MAX_TO_GUEST),
+    };
+    player.say(&[hello(), started(MAIN)].concat());
+    let (handle, _main) = Guest::connect(vm, Options::new(Duration::from_millis(300)))
+        .unwrap()
+        .start(config(), to_nowhere())
+        .unwrap();
+    let asked = thread::spawn(move || handle.exec(request(), to_nowhere()).err().unwrap());
+    let channel = player.hear_exec();
+    let error = asked.join().unwrap();
+    assert!(matches!(error, SessionError::TooLate { .. }), "{error}");
+    player.say(&started(channel));
+    let signal = player.hear(|message| match message {
+        ToGuest::Signal(to, signal) => Some((to, signal)),
+        _ => None,
+    });
+    assert_eq!(signal, (channel, 9));
+}
+
+#[test]
+fn handles_go_to_any_thread() {
+    fn any_thread<T: Send + Sync>() {}
+    any_thread::<Handle>();
+    any_thread::<Main>();
+    any_thread::<super::Exec>();
+}
+
+#[test]
 fn the_main_processs_end_is_everybodys() {
     let (handle, main, mut player) = running(to_nowhere());
     let first = thread::spawn({
