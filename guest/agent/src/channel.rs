@@ -51,15 +51,7 @@ impl Channel {
         let give_up = time::now() + PATIENCE_NS;
         loop {
             if let Some(port) = find_port(&devices)? {
-                return Ok(Self {
-                    port,
-                    decoder: Decoder::new(MAX_TO_GUEST),
-                    unsent: Vec::new(),
-                    sent: 0,
-                    met: false,
-                    gone: false,
-                    frame: alloc::vec![0; HEADER + MAX_DATA],
-                });
+                return Ok(Self::new(port));
             }
             if time::now() > give_up {
                 return Err(Failure::config(format!(
@@ -67,6 +59,24 @@ impl Channel {
                 )));
             }
             time::sleep(LOOK_AGAIN_NS);
+        }
+    }
+
+    /// A channel over a descriptor that does not block.
+    #[cfg(test)]
+    pub(crate) fn over(port: Fd) -> Self {
+        Self::new(port)
+    }
+
+    fn new(port: Fd) -> Self {
+        Self {
+            port,
+            decoder: Decoder::new(MAX_TO_GUEST),
+            unsent: Vec::new(),
+            sent: 0,
+            met: false,
+            gone: false,
+            frame: alloc::vec![0; HEADER + MAX_DATA],
         }
     }
 

@@ -269,3 +269,6 @@ fn find(running: &mut [Running], number: Number) -> Option<&mut Running> {
         .iter_mut()
         .find(|one| one.number == number && !one.reported)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ const NODEV: u64 = libc::MS_NODEV;
 const NOEXEC: u64 = libc::MS_NOEXEC;
 
 /// The instance's writes, to be brought to rest when it has ended.
+#[derive(Default)]
 pub(crate) struct Root {
     /// The root directory of the writable disk's file system, if there is one.
     writable: Option<Fd>,

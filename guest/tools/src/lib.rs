@@ -20,6 +20,7 @@ extern crate alloc;
 extern crate std;
 
 mod failure;
+mod input;
 mod json;
 mod output;
 mod pack;

@@ -300,7 +300,9 @@ impl Carrier {
                     process.grant(bytes);
                 }
                 (ToHost::StdinClosed(_), Some((Phase::Running, process))) => process.input = None,
-                (ToHost::Started(..), Some((Phase::Starting, process))) => process.started(),
+                (ToHost::Started(..), Some((Phase::Starting, process))) => {
+                    process.started(outgoing)
+                }
                 (ToHost::Failed(MAIN, failed), _) => return Err(SessionError::failed(failed)),
                 (ToHost::Failed(_, failed), Some((Phase::Starting | Phase::Running, _))) => {
                     if let Some(process) = self.processes.remove(&channel) {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use guest_protocol::{Channel, MAIN, Process, Status, Stream, WindowSize};
 
@@ -112,6 +113,8 @@ impl AsFd for Bell {
 struct Known {
     /// The number that it has once it runs.
     started: Option<Channel>,
+    /// Whoever asked for it has waited long enough.
+    unwanted: bool,
     outcome: Option<Result<Exit, SessionError>>,
 }
 
@@ -135,30 +138,40 @@ impl Fate {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait_until<T>(&self, found: impl Fn(&Known) -> Option<T>) -> T {
+    /// Waits for the start at most this long; whoever starts later is not wanted any more.
+    fn wait_started(&self, limit: Duration) -> Result<Channel, SessionError> {
+        let (mut known, _) = self
+            .changed
+            .wait_timeout_while(self.known(), limit, |known| {
+                known.started.is_none() && known.outcome.is_none()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        match (known.started, &known.outcome) {
+            (Some(channel), _) => Ok(channel),
+            (None, Some(Err(error))) => Err(error.clone()),
+            (None, Some(Ok(_))) => Err(SessionError::Over),
+            (None, None) => {
+                known.unwanted = true;
+                Err(SessionError::TooLate {
+                    what: "start the process",
+                    limit,
+                    console: String::new(),
+                })
+            }
+        }
+    }
+
+    fn wait_ended(&self) -> Result<Exit, SessionError> {
         let mut known = self.known();
         loop {
-            if let Some(found) = found(&known) {
-                return found;
+            if let Some(outcome) = &known.outcome {
+                return outcome.clone();
             }
             known = self
                 .changed
                 .wait(known)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-    }
-
-    fn wait_started(&self) -> Result<Channel, SessionError> {
-        self.wait_until(|known| match (known.started, &known.outcome) {
-            (Some(channel), _) => Some(Ok(channel)),
-            (None, Some(Err(error))) => Some(Err(error.clone())),
-            (None, Some(Ok(_))) => Some(Err(SessionError::Over)),
-            (None, None) => None,
-        })
-    }
-
-    fn wait_ended(&self) -> Result<Exit, SessionError> {
-        self.wait_until(|known| known.outcome.clone())
     }
 }
 
@@ -170,9 +183,12 @@ impl Teller {
         Self(Arc::clone(fate))
     }
 
-    pub(super) fn started(&self, channel: Channel) {
-        self.0.known().started = Some(channel);
+    /// Tells that the process runs; false when nobody wants it any more.
+    pub(super) fn started(&self, channel: Channel) -> bool {
+        let mut known = self.0.known();
+        known.started = Some(channel);
         self.0.changed.notify_all();
+        !known.unwanted
     }
 
     pub(super) fn ended(self, outcome: Result<Exit, SessionError>) {
@@ -203,6 +219,8 @@ pub(super) struct Shared {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     pub(super) stages: Vec<Stage>,
+    /// How long the guest has to start a process.
+    pub(super) limit: Duration,
 }
 
 /// A running machine. Clones are the same machine, and may be used from any thread. Holding one keeps nothing alive: see
@@ -214,7 +232,8 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Runs a further process in the guest, and waits until it runs.
+    /// Runs a further process in the guest, and waits until it runs: no longer than [`Options`](super::Options) gave the
+    /// start.
     ///
     /// # Errors
     /// [`SessionError::Failed`] when the agent could not start it, with the kind that docker's exit codes tell apart;
@@ -226,7 +245,7 @@ impl Handle {
             stdio,
             teller: Teller::new(&fate),
         });
-        let channel = fate.wait_started()?;
+        let channel = fate.wait_started(self.shared.limit)?;
         Ok(Exec {
             channel,
             fate,

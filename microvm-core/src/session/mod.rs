@@ -69,7 +69,8 @@ pub trait Interrupt {
 
 /// How a machine is waited for.
 pub struct Options<'a> {
-    /// How long the guest has to boot until its agent says Hello, and then to build its root file system.
+    /// How long the guest has to boot until its agent says Hello, then to build its root file system, and later to start a
+    /// process.
     pub limit: Duration,
     /// The file that the machine's console goes to: its last lines explain a guest that fails.
     pub console: Option<File>,
@@ -229,6 +230,7 @@ impl<'a> Guest<'a> {
             pid: self.wire.vm.pid(),
             pidfd,
             stages: self.stages,
+            limit: self.limit,
         });
         let (sender, receiver) = mpsc::channel();
         let handle = Handle {

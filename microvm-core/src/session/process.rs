@@ -48,10 +48,12 @@ impl Process {
         }
     }
 
-    /// Takes note that it runs.
-    pub(super) fn started(&mut self) {
+    /// Takes note that it runs; when nobody wants it any more it is killed.
+    pub(super) fn started(&mut self, outgoing: &mut Vec<u8>) {
         self.phase = Phase::Running;
-        self.teller.started(self.channel);
+        if !self.teller.started(self.channel) {
+            ToGuest::Signal(self.channel, libc::SIGKILL as u8).encode(outgoing);
+        }
     }
 
     /// Takes note of its end.
