@@ -3,6 +3,7 @@
 //! Data flows one way: [`InstanceSpec`] → image and state → backend → the instance's end. The three cores
 //! (image-core, container-core, microvm-core) meet here and nowhere else.
 
+pub mod archive;
 mod backend;
 pub mod base;
 mod client;
@@ -22,6 +23,7 @@ mod terminal;
 mod timeline;
 mod user;
 pub mod volume;
+mod xattr;
 
 pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};

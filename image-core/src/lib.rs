@@ -23,8 +23,13 @@ mod store;
 mod timestamp;
 mod union;
 mod unpack;
+mod view;
 mod words;
 
+pub use archive::{
+    Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarReader,
+    Timestamp,
+};
 pub use builder::TarBuilder;
 pub use change::{Change, apply};
 pub use copy_up::ImageDirectory;
@@ -34,5 +39,6 @@ pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use limits::Limits;
 pub use reference::Reference;
-pub use store::{Image, ImageSummary, Removed, Store, remove_tree};
+pub use store::{Image, ImageSummary, Removed, Store, clear_directory, remove_tree};
+pub use view::{LayerChild, LayerDirectory, LayerStat, LayerView};
 pub use words::Word;

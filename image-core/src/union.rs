@@ -31,6 +31,12 @@ pub(crate) struct Target {
     stat: Stat,
 }
 
+impl Target {
+    pub(crate) fn stat(&self) -> &Stat {
+        &self.stat
+    }
+}
+
 /// What a merged directory has under a name.
 pub(crate) enum Listed {
     Directory(Merged),
@@ -106,12 +112,17 @@ impl Union {
         Ok(Self { roots })
     }
 
-    /// Walks to `path`, following links.
-    pub(crate) fn find(&self, path: &[u8]) -> Result<Option<Found>, Errno> {
-        let root = Merged {
+    /// The root directory.
+    pub(crate) fn root(&self) -> Merged {
+        Merged {
             path: Vec::new(),
             layers: (0..self.roots.len()).collect(),
-        };
+        }
+    }
+
+    /// Walks to `path`, following links.
+    pub(crate) fn find(&self, path: &[u8]) -> Result<Option<Found>, Errno> {
+        let root = self.root();
         let mut here = root.clone();
         // The directories between the root and here.
         let mut above: Vec<Merged> = Vec::new();
@@ -151,7 +162,7 @@ impl Union {
     }
 
     /// What overlayfs would find under `name`: the topmost layer decides; directories merge until something hides the rest.
-    fn look_up(&self, directory: &Merged, name: &[u8]) -> Result<Option<Found>, Errno> {
+    pub(crate) fn look_up(&self, directory: &Merged, name: &[u8]) -> Result<Option<Found>, Errno> {
         let path = join(&directory.path, name);
         let mut layers = Vec::new();
         for layer in directory.layers.iter().copied() {

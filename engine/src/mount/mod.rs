@@ -8,7 +8,7 @@ mod error;
 mod flag;
 mod merge;
 mod option;
-mod path;
+pub(crate) mod path;
 mod tmpfs;
 
 use std::collections::BTreeMap;

@@ -167,6 +167,14 @@ pub(crate) fn clear(top: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
+/// Empties an open directory of all that is in it, however deep, whoever filled it.
+///
+/// # Errors
+/// When something in it cannot be removed.
+pub fn clear_directory(directory: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(clear(directory)?)
+}
+
 /// Removes a directory and all that is in it, however deep, whoever filled it; a link in its place is refused. What another process
 /// removes at the same time is no failure.
 ///
