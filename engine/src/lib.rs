@@ -41,4 +41,5 @@ pub use spec::{
     Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, RestartPolicy, STOP_TIMEOUT, Ulimit,
     VM_MEMORY,
 };
+pub use process::environment as merge_environment;
 pub use timeline::TIMELINE_VARIABLE;
