@@ -32,9 +32,16 @@ impl Setup<'_> {
                     .at_index(Step::Mount, index)?;
                 (tree, true)
             }
-            Kind::Bind { source, recursive } => {
-                let tree = mount::clone_tree(HERE, source, *recursive)
-                    .at_index(Step::MountSource, index)?;
+            Kind::Bind {
+                source,
+                recursive,
+                detached,
+            } => {
+                let tree = match detached {
+                    Some(tree) => crate::sys::raw(tree),
+                    None => mount::clone_tree(HERE, source, *recursive)
+                        .at_index(Step::MountSource, index)?,
+                };
                 let stat = file::fstat(tree).at_index(Step::MountSource, index)?;
                 if !planned.attributes.is_empty() {
                     mount::set_attributes(tree, &planned.attributes, false)

@@ -1,6 +1,7 @@
 //! The mounts of a specification, taken apart beforehand so that the container's process need not allocate.
 
 use std::ffi::{CString, OsStr};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -10,7 +11,7 @@ use super::c_string;
 use crate::error::{Error, Result};
 use crate::sys::mount::{
     ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
-    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
+    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr, clone_tree,
 };
 
 /// A path below the container's root, and every directory on the way to it.
@@ -78,7 +79,13 @@ pub(crate) enum Kind {
         parameters: Vec<Parameter>,
     },
     /// An existing file or directory of the host.
-    Bind { source: CString, recursive: bool },
+    Bind {
+        source: CString,
+        recursive: bool,
+        /// A copy of the source's mount that the launcher has made, for a source that is one of its descriptors: what the
+        /// process sees through such a path belongs to the launcher's mount namespace.
+        detached: Option<OwnedFd>,
+    },
     /// The container's view of its cgroups.
     Cgroup,
 }
@@ -176,6 +183,15 @@ fn apply(attributes: &mut MountAttr, option: &str) -> bool {
     false
 }
 
+/// Copies the mount of a source, attached nowhere, in the launcher's own mount namespace.
+fn detach(source: &Path, recursive: bool) -> Result<OwnedFd> {
+    let path = c_string("mounts", source.as_os_str().as_bytes())?;
+    let tree = clone_tree(libc::AT_FDCWD, &path, recursive)
+        .map_err(|errno| Error::setup(format!("bind {}", source.display()), errno))?;
+    // SAFETY: the kernel has just made the descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(tree) })
+}
+
 /// Takes a mount of the specification apart.
 pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
     let field = format!("mounts[{index}]");
@@ -267,6 +283,10 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
             Kind::Bind {
                 source: c_string(&format!("{field}.source"), source.as_os_str().as_bytes())?,
                 recursive: bind.unwrap_or(false),
+                detached: match source.starts_with("/proc/self/fd") {
+                    true => Some(detach(source, bind.unwrap_or(false))?),
+                    false => None,
+                },
             }
         }
         ("cgroup" | "cgroup2", None) => Kind::Cgroup,
