@@ -77,11 +77,20 @@ impl<'a> Pump<'a> {
         if main.silent() { main.take_end() } else { None }
     }
 
-    /// Tells the host of the further processes that have ended.
+    /// Tells the host of the further processes that have ended. Once the main process has, what the host does not take of
+    /// their output is lost: nobody who is slow to read it may keep the machine from its end.
     fn report(&mut self) -> Result<(), Failure> {
         let further = usize::from(self.main);
+        let over = self.main
+            && self
+                .running
+                .first()
+                .is_some_and(|main| main.end().is_some());
         for process in self.running.iter_mut().skip(further) {
-            if process.reported || process.end().is_none() || !process.drain(self.channel)? {
+            if process.reported || process.end().is_none() {
+                continue;
+            }
+            if !process.drain(self.channel)? && !(over && self.channel.clear()) {
                 continue;
             }
             if let Some(end) = process.end() {
