@@ -90,7 +90,8 @@ impl<'a> Pump<'a> {
             if process.reported || process.end().is_none() {
                 continue;
             }
-            if !process.drain(self.channel)? && !(over && self.channel.clear()) {
+            let drained = process.drain(self.channel)?;
+            if !drained && !(over && self.channel.clear()) {
                 continue;
             }
             if let Some(end) = process.end() {
