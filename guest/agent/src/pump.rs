@@ -91,7 +91,8 @@ impl<'a> Pump<'a> {
                 continue;
             }
             let drained = process.drain(self.channel)?;
-            if !drained && !(over && self.channel.clear()) {
+            let given_up = over && self.channel.clear();
+            if !drained && !given_up {
                 continue;
             }
             if let Some(end) = process.end() {
