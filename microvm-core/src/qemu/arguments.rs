@@ -70,6 +70,8 @@ impl Machine<'_> {
             let memory = json!({"qom-type": "memory-backend-memfd", "id": "memory", "size": size, "share": true});
             arguments.pair("-object", memory.to_string());
             arguments.pair("-machine", "memory-backend=memory");
+            // It speaks no virtio from before version 1, which the bus of this machine takes unless told otherwise.
+            arguments.pair("-global", "virtio-mmio.force-legacy=false");
         }
         arguments.pair("-accel", if self.kvm { "kvm" } else { "tcg,thread=multi" });
         arguments.pair("-cpu", self.cpu());
