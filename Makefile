@@ -4,11 +4,14 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Where `make install` puts things.
+PREFIX := /usr/local
+
 # What is needed to build Plimsoll and its guest kernel, and to run VMs by QEMU.
 PACKAGES_BUILD := gcc make binutils bc bison flex patch xz-utils cpio libc6-dev libelf-dev libssl-dev linux-source-6.12 busybox-static
 PACKAGES_RUN := qemu-system-x86 erofs-utils e2fsprogs nftables
 # What the tests need besides: a Debian root file system, a browser for the report.
-PACKAGES_TEST := debootstrap chromium python3
+PACKAGES_TEST := debootstrap chromium python3 docker.io containerd tmux
 # What the lab is made of.
 PACKAGES_LAB := zstd cpio xz-utils util-linux strace
 # The peers that starts are compared with.
@@ -58,6 +61,16 @@ lint: packages ## Check format, clippy and documentation
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+.PHONY: install
+install: build ## Install the command, its man pages and shell completions below PREFIX (/usr/local)
+	@binary=target/x86_64-unknown-linux-gnu/release/plimsoll; to=$(DESTDIR)$(PREFIX); \
+	install -D -m 755 $$binary $$to/bin/plimsoll; \
+	$$binary man $$to/share/man/man1; \
+	install -d $$to/share/bash-completion/completions $$to/share/zsh/site-functions $$to/share/fish/vendor_completions.d; \
+	$$binary completion bash >$$to/share/bash-completion/completions/plimsoll; \
+	$$binary completion zsh >$$to/share/zsh/site-functions/_plimsoll; \
+	$$binary completion fish >$$to/share/fish/vendor_completions.d/plimsoll.fish
 
 .PHONY: clean
 clean: ## Remove what was built here (the guest kernel in /var/cache/plimsoll stays)

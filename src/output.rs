@@ -23,6 +23,38 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells the user something on standard error, as everything that is not output.
+pub(crate) fn notice(line: &str) {
+    eprintln!("plimsoll: {line}");
+}
+
+/// Does something to each instance, and prints the names of those it was done to; the exit code.
+pub(crate) fn each(
+    instances: &[String],
+    mut work: impl FnMut(&str) -> engine::Result<()>,
+) -> u8 {
+    let mut code = 0;
+    for wanted in instances {
+        match work(wanted) {
+            Ok(()) => println!("{wanted}"),
+            Err(error) => {
+                notice(&error.to_string());
+                code = 1;
+            }
+        }
+    }
+    code
+}
+
+/// Asks whether to go on, as docker's prunes do.
+pub(crate) fn confirm(what: &str) -> io::Result<bool> {
+    print!("WARNING! {what}\nAre you sure you want to continue? [y/N] ");
+    io::stdout().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES" | "Yes"))
+}
+
 /// Prints one JSON object a line.
 pub(crate) fn json_lines(objects: impl IntoIterator<Item = serde_json::Value>) -> io::Result<()> {
     let mut output = io::stdout().lock();
@@ -55,21 +87,21 @@ fn trim_zeros(number: &str) -> &str {
 
 /// How long something took or is ago, in docker's words.
 pub(crate) fn duration(seconds: u64) -> String {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    const DAY: u64 = 24 * HOUR;
-    match seconds {
-        0 => "Less than a second".into(),
-        1 => "1 second".into(),
-        2..MINUTE => format!("{seconds} seconds"),
-        MINUTE..120 => "About a minute".into(),
-        120..HOUR => format!("{} minutes", seconds / MINUTE),
-        HOUR..7200 => "About an hour".into(),
-        7200..172_800 => format!("{} hours", seconds / HOUR),
-        172_800..1_209_600 => format!("{} days", seconds / DAY),
-        1_209_600..5_184_000 => format!("{} weeks", seconds / (7 * DAY)),
-        5_184_000..63_072_000 => format!("{} months", seconds / (30 * DAY)),
-        _ => format!("{} years", seconds / (365 * DAY)),
+    // docker rounds to whole hours, and counts everything longer in those.
+    let hours = seconds.saturating_add(1_800) / 3_600;
+    let minutes = seconds / 60;
+    match (seconds, hours) {
+        (0, _) => "Less than a second".into(),
+        (1, _) => "1 second".into(),
+        (2..60, _) => format!("{seconds} seconds"),
+        (60..120, _) => "About a minute".into(),
+        (120..3_600, _) => format!("{minutes} minutes"),
+        (_, ..2) => "About an hour".into(),
+        (_, 2..48) => format!("{hours} hours"),
+        (_, 48..336) => format!("{} days", hours / 24),
+        (_, 336..1_440) => format!("{} weeks", hours / 24 / 7),
+        (_, 1_440..17_520) => format!("{} months", hours / 24 / 30),
+        _ => format!("{} years", hours / 24 / 365),
     }
 }
 
@@ -116,6 +148,7 @@ mod tests {
             (61, "About a minute"),
             (3599, "59 minutes"),
             (3600, "About an hour"),
+            (5400, "2 hours"),
             (86_400 * 3, "3 days"),
             (86_400 * 800, "2 years"),
         ] {

@@ -10,7 +10,7 @@ use std::process::Command;
 use microvm_core::session::Status;
 use microvm_core::substrate;
 
-use vm::{Machine, Ran, kvm, sh, tcg};
+use vm::{Machine, kvm, sh, tcg};
 
 /// What a guest is to do with a directory at /data, the same one read-only at /ro, and one file at /etc/one. Each line of
 /// its output is of its own, so that what is wrong can be seen. Where it says `ready` the host does its part.
@@ -99,30 +99,19 @@ fn run_the_script(machine: &mut Machine, quick: bool) {
         machine.process.env.push("QUICK=1".into());
     }
     machine.process.args = sh(SCRIPT);
-    let mut seen = Vec::new();
-    let mut done = false;
-    let (theirs, file) = (directory.clone(), one.clone());
-    let ran: Ran = machine.run_watching(
-        &[],
-        |bytes| {
-            seen.extend_from_slice(bytes);
-            if !done && seen.windows(6).any(|window| window == b"ready\n") {
-                done = true;
-                // The guest runs, and has written this.
-                assert_eq!(
-                    fs::read_to_string(theirs.join("hard")).unwrap(),
-                    "ours\nmore\n"
-                );
-                assert_eq!(fs::read_to_string(&file).unwrap(), "one\nadded\n");
-                fs::write(theirs.join("theirs"), "changed by the host\n").unwrap();
-                fs::write(&file, "one, changed\n").unwrap();
-                fs::create_dir(theirs.join("made")).unwrap();
-                fs::write(theirs.join("made/inside"), "").unwrap();
-                fs::write(theirs.join("go"), "").unwrap();
-            }
-        },
-        None,
-    );
+    let ran = machine.run_and(&[], "ready\n", |_| {
+        // The guest runs, and has written this.
+        assert_eq!(
+            fs::read_to_string(directory.join("hard")).unwrap(),
+            "ours\nmore\n"
+        );
+        assert_eq!(fs::read_to_string(&one).unwrap(), "one\nadded\n");
+        fs::write(directory.join("theirs"), "changed by the host\n").unwrap();
+        fs::write(&one, "one, changed\n").unwrap();
+        fs::create_dir(directory.join("made")).unwrap();
+        fs::write(directory.join("made/inside"), "").unwrap();
+        fs::write(directory.join("go"), "").unwrap();
+    });
     let expected = format!(
         "theirs\none\n{}theirs \nours\nmore\n2 644 0 0\ngone\n16777216\nmapped and locked\nready\n\
          changed by the host\ninside\none, changed\n",

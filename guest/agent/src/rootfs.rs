@@ -17,12 +17,21 @@ const NODEV: u64 = libc::MS_NODEV;
 const NOEXEC: u64 = libc::MS_NOEXEC;
 
 /// The instance's writes, to be brought to rest when it has ended.
+#[derive(Default)]
 pub(crate) struct Root {
     /// The root directory of the writable disk's file system, if there is one.
     writable: Option<Fd>,
 }
 
 impl Root {
+    /// The directory that holds the instance's writes as overlay keeps them. The process's own root hides it.
+    pub(crate) fn upper(&self) -> Result<Fd, Failure> {
+        let Some(writable) = &self.writable else {
+            return Err(Failure::config("the instance has no writable disk"));
+        };
+        file::open_directory_in(writable, c"upper").or_fail(|| "open the overlay's upper directory")
+    }
+
     /// Makes the writes durable. Freezing writes everything back, commits and closes the journal, flushes the disk, and leaves
     /// a clean file system, as an unmount would, and needs no unmount of what is still in use.
     pub(crate) fn settle(&self) {
