@@ -148,13 +148,19 @@ fn a_lock_that_is_waited_for_is_answered_when_it_is_free_and_holds_nobody_up() {
     driven.machine.slot.notified(0);
     assert_eq!(driven.reply(other), (101, Err(libc::EINTR)));
     assert_eq!(driven.reply(interrupt).0, 0);
+    // The other queue may be looked at first.
+    driven.put(0, opcode::INTERRUPT, 0, 103, &104u64.to_ne_bytes());
+    driven.machine.slot.notified(0);
+    let late = driven.put(1, opcode::SETLKW, node, 104, &lock(4, libc::F_WRLCK));
+    driven.machine.slot.notified(1);
+    assert_eq!(driven.reply(late), (104, Err(libc::EINTR)));
     driven
         .ask(1, opcode::SETLK, node, &lock(1, libc::F_UNLCK))
         .unwrap();
     driven.machine.slot.ready();
     assert_eq!(driven.reply(waiting), (100, Ok(Vec::new())));
     assert!(driven.machine.slot.interest().is_none());
-    assert_eq!(driven.machine.used(1).len(), 7);
+    assert_eq!(driven.machine.used(1).len(), 8);
 }
 
 #[test]
