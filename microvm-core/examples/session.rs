@@ -10,16 +10,17 @@
 use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use guest_protocol::{Extent, GuestConfig, ImageDisk, Process, WindowSize};
+use guest_protocol::{Extent, GuestConfig, ImageDisk, Process, SharedMount, WindowSize};
 use microvm_core::session::{Guest, Options, StdioFds};
-use microvm_core::{Accelerator, Request, VmConfig, choose, launch, monotonic_now};
+use microvm_core::{Accelerator, Request, Share, VmConfig, choose, launch, monotonic_now};
 
 const USAGE: &str = "usage: session [--accel auto|kvm|tcg|qemu-kvm] [--kernel FILE] [--initramfs FILE] [--append WORDS] [--image EROFS]... \
-                     [--writable EXT4] [--cpus N] [--limit SECONDS] [--tty] [--times] -- COMMAND [ARGUMENT]...";
+                     [--writable EXT4] [--share SOURCE:TARGET[:ro]]... [--cpus N] [--limit SECONDS] [--tty] [--times] -- COMMAND [ARGUMENT]...";
 
 struct Arguments {
     request: Request,
@@ -28,6 +29,7 @@ struct Arguments {
     append: String,
     images: Vec<PathBuf>,
     writable: Option<PathBuf>,
+    shares: Vec<(Share, SharedMount)>,
     cpus: u8,
     limit: u64,
     tty: bool,
@@ -43,6 +45,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
         append: String::new(),
         images: Vec::new(),
         writable: None,
+        shares: Vec::new(),
         cpus: 1,
         limit: 120,
         tty: false,
@@ -63,6 +66,10 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
             "--append" => parsed.append = value()?,
             "--image" => parsed.images.push(value()?.into()),
             "--writable" => parsed.writable = Some(value()?.into()),
+            "--share" => {
+                let number = parsed.shares.len();
+                parsed.shares.push(share(number, &value()?)?);
+            }
             "--cpus" => parsed.cpus = value()?.parse()?,
             "--limit" => parsed.limit = value()?.parse()?,
             "--tty" => parsed.tty = true,
@@ -80,6 +87,34 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
     Ok(parsed)
 }
 
+/// What `SOURCE:TARGET` or `SOURCE:TARGET:ro` shares.
+fn share(number: usize, words: &str) -> Result<(Share, SharedMount), Box<dyn Error>> {
+    /// Linux's O_PATH on x86-64.
+    const O_PATH: i32 = 0o10_000_000;
+    let parts: Vec<&str> = words.split(':').collect();
+    let (source, target, read_only) = match parts.as_slice() {
+        [source, target] => (source, target, false),
+        [source, target, "ro"] => (source, target, true),
+        _ => return Err(USAGE.into()),
+    };
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_PATH)
+        .open(source)?;
+    let name = number.to_string();
+    let mount = SharedMount {
+        name: name.clone(),
+        target: (*target).into(),
+        read_only,
+    };
+    let share = Share {
+        name,
+        source: opened.into(),
+        read_only,
+    };
+    Ok((share, mount))
+}
+
 /// Where each image lies on the disk that all of them are.
 fn layers(images: &[PathBuf]) -> std::io::Result<Vec<Extent>> {
     let mut offset = 0;
@@ -95,12 +130,12 @@ fn layers(images: &[PathBuf]) -> std::io::Result<Vec<Extent>> {
 }
 
 fn run() -> Result<u8, Box<dyn Error>> {
-    let arguments = parse()?;
+    let mut arguments = parse()?;
     let begun = monotonic_now();
     let (accelerator, why) = choose(arguments.request)?;
     let folder = std::env::temp_dir().join(format!("plimsoll-session-{}", std::process::id()));
     fs::create_dir(&folder)?;
-    let outcome = in_folder(&arguments, accelerator, &folder, begun);
+    let outcome = in_folder(&mut arguments, accelerator, &folder, begun);
     fs::remove_dir_all(&folder)?;
     if arguments.times {
         eprintln!("{why}");
@@ -109,7 +144,7 @@ fn run() -> Result<u8, Box<dyn Error>> {
 }
 
 fn in_folder(
-    arguments: &Arguments,
+    arguments: &mut Arguments,
     accelerator: Accelerator,
     folder: &std::path::Path,
     begun: u64,
@@ -127,6 +162,8 @@ fn in_folder(
     let mut config = VmConfig::new(arguments.kernel.clone(), initramfs, console.try_clone()?);
     config.image_disk.clone_from(&arguments.images);
     config.writable_disk.clone_from(&arguments.writable);
+    let (shares, mounts) = std::mem::take(&mut arguments.shares).into_iter().unzip();
+    config.shares = shares;
     config.vcpus = arguments.cpus;
     config.extra_cmdline.clone_from(&arguments.append);
     let vm = launch(accelerator, &config)?;
@@ -147,7 +184,7 @@ fn in_folder(
         },
         writable: arguments.writable.as_ref().map(|_| "/dev/vdb".into()),
         read_only_rootfs: false,
-        shares: Vec::new(),
+        shares: mounts,
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,

@@ -52,6 +52,8 @@ pub(super) struct Machine<'a> {
     pub(super) disks: &'a [Value],
     pub(super) control: i32,
     pub(super) qmp: i32,
+    /// The connection to virtiofsd.
+    pub(super) shares: Option<i32>,
 }
 
 impl Machine<'_> {
@@ -62,6 +64,15 @@ impl Machine<'_> {
             "-machine",
             "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off,dump-guest-core=off",
         );
+        if self.shares.is_some() {
+            // virtiofsd reads and writes the guest's memory itself.
+            let size = u64::from(self.memory_mib) << 20;
+            let memory = json!({"qom-type": "memory-backend-memfd", "id": "memory", "size": size, "share": true});
+            arguments.pair("-object", memory.to_string());
+            arguments.pair("-machine", "memory-backend=memory");
+            // It speaks no virtio from before version 1, which the bus of this machine takes unless told otherwise.
+            arguments.pair("-global", "virtio-mmio.force-legacy=false");
+        }
         arguments.pair("-accel", if self.kvm { "kvm" } else { "tcg,thread=multi" });
         arguments.pair("-cpu", self.cpu());
         arguments.pair("-smp", self.vcpus.to_string());
@@ -91,6 +102,15 @@ impl Machine<'_> {
             disk["node-name"] = json!(name);
             arguments.pair("-blockdev", disk.to_string());
             arguments.device(&json!({"driver": "virtio-blk-device", "drive": name}));
+        }
+        if let Some(number) = self.shares {
+            arguments.pair("-chardev", format!("socket,id=shares,fd={number}"));
+            arguments.device(&json!({
+                "driver": "vhost-user-fs-device",
+                "chardev": "shares",
+                "tag": guest_protocol::SHARES_TAG,
+                "queue-size": 1024,
+            }));
         }
         arguments.device(&json!({"driver": "virtio-serial-device", "max_ports": 2}));
         arguments.pair("-chardev", format!("socket,id=control,fd={}", self.control));
@@ -172,6 +192,7 @@ mod tests {
             disks: &disks,
             control: 42,
             qmp: 43,
+            shares: Some(44),
         };
         let line = machine.arguments(&passed).join("\n");
         assert!(line.contains("-append\nquiet a,b\n"));
@@ -180,5 +201,7 @@ mod tests {
         let first = line.find("\"drive\":\"disk0\"").unwrap();
         assert!(first < line.find("\"drive\":\"disk1\"").unwrap());
         assert!(line.contains("socket,id=control,fd=42"));
+        assert!(line.contains("socket,id=shares,fd=44"));
+        assert!(line.contains("\"share\":true"));
     }
 }

@@ -7,6 +7,7 @@
 mod arguments;
 mod disk;
 mod monitor;
+mod share;
 mod spawn;
 mod tsc;
 
@@ -63,6 +64,12 @@ impl Hypervisor for Qemu {
         let control_fd = passed.file(guest_end);
         let qmp_fd = passed.file(qmp_end);
 
+        let shared = crate::share::open(&config.shares)?;
+        let server = match shared.is_empty() {
+            true => None,
+            false => Some(share::Server::start(shared, &mut passed, &config.cgroup)?),
+        };
+
         // Only software emulation needs to be told of the clocks: KVM has a clock of its own to show the guest.
         let words = if kvm {
             String::new()
@@ -81,19 +88,34 @@ impl Hypervisor for Qemu {
             disks: &disks,
             control: control_fd,
             qmp: qmp_fd,
+            shares: server.as_ref().map(|server| server.socket),
         }
         .arguments(&passed);
-        let child = Child::start(&binary, &arguments, passed, &config.console, &config.cgroup)?;
+        let child = Child::start(
+            &binary,
+            &arguments,
+            passed,
+            &config.console,
+            &config.cgroup,
+            None,
+        )?;
         let Child { process, errors } = child;
-        start(process, errors, control, qmp)
+        start(process, errors, server, control, qmp)
     }
 }
 
 /// Waits until QEMU runs, and puts the machine together.
-fn start(process: Process, errors: File, control: UnixStream, qmp: UnixStream) -> Result<MicroVm> {
+fn start(
+    process: Process,
+    errors: File,
+    server: Option<share::Server>,
+    control: UnixStream,
+    qmp: UnixStream,
+) -> Result<MicroVm> {
     let mut ending = QemuEnding {
         monitor: Monitor::new(qmp)?,
         errors,
+        server,
     };
     match ending.monitor.start(process.pidfd(), START_LIMIT) {
         Ok(stages) => Ok(MicroVm::new(process, control, stages, Box::new(ending))),
@@ -101,6 +123,10 @@ fn start(process: Process, errors: File, control: UnixStream, qmp: UnixStream) -
             // Its own words are better than ours, when it has left any.
             drop(process);
             let said = ending.said();
+            // When it is gone QEMU says only that it is.
+            if let Some(why) = ending.server.and_then(share::Server::failed) {
+                return Err(why);
+            }
             Err(if said.is_empty() {
                 error
             } else {
@@ -151,11 +177,30 @@ fn pair() -> Result<(UnixStream, OwnedFd)> {
     Ok((ours, theirs.into()))
 }
 
+/// The last of what a program wrote to stderr, on one line.
+fn last_lines(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let last = lines.iter().rev().take(5).rev();
+    last.map(|line| line.trim_start_matches("qemu-system-x86_64: "))
+        .collect::<Vec<_>>()
+        .join("; ")
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
 /// What QEMU leaves when it ends.
 struct QemuEnding {
     monitor: Monitor,
     /// The end to read of the pipe that is its stderr.
     errors: File,
+    /// What serves the guest's shares: it ends after QEMU, whose end it sees by itself.
+    server: Option<share::Server>,
 }
 
 impl QemuEnding {
@@ -164,19 +209,7 @@ impl QemuEnding {
         let mut text = Vec::new();
         // It has ended, and nobody else has the pipe, so this comes to an end; the pipe itself holds 64 KiB at most.
         let _ = self.errors.read_to_end(&mut text);
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
-        let last = lines.iter().rev().take(5).rev();
-        last.map(|line| line.trim_start_matches("qemu-system-x86_64: "))
-            .collect::<Vec<_>>()
-            .join("; ")
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect()
+        last_lines(&text)
     }
 }
 

@@ -1,4 +1,4 @@
-//! QEMU's process: made, put into its cgroup, and only then executed.
+//! QEMU's process, or virtiofsd's: made, put into its cgroup, and only then executed.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -11,8 +11,9 @@ use crate::process::{Fork, Process, fork_into};
 use crate::{Error, Membership, Result};
 
 use super::arguments::Passed;
+use super::share::Tree;
 
-/// QEMU, executed.
+/// A program, executed.
 pub(super) struct Child {
     pub(super) process: Process,
     /// What it writes to stderr; reading does not block.
@@ -21,7 +22,7 @@ pub(super) struct Child {
 
 /// Everything the new process needs, made before the fork: after it nothing may be allocated, since another thread of this
 /// process may have held the allocator's lock.
-struct Plan {
+struct Plan<'a> {
     path: CString,
     arguments: Vec<*const libc::c_char>,
     null: File,
@@ -31,20 +32,24 @@ struct Plan {
     failure: OwnedFd,
     passed: Vec<RawFd>,
     parent: libc::pid_t,
+    tree: Option<&'a Tree>,
 }
 
 /// What the new process failed at.
 const CGROUP: u8 = 1;
 const EXECUTE: u8 = 2;
+const ASSEMBLE: u8 = 3;
 
 impl Child {
-    /// Starts the program with these arguments, the passed descriptors, the console as its stdout, and nothing else.
+    /// Starts the program with these arguments, the passed descriptors, the console as its stdout, and nothing else; in a
+    /// mount namespace with this tree, if there is one.
     pub(super) fn start(
         program: &Path,
         arguments: &[String],
         passed: Passed,
         console: &File,
         cgroup: &Membership,
+        tree: Option<&Tree>,
     ) -> Result<Self> {
         let failed = |what| move |error: io::Error| Error::system(what)(error);
         let strings = std::iter::once(program.as_os_str())
@@ -73,6 +78,7 @@ impl Child {
                 .collect(),
             // SAFETY: getpid takes nothing and cannot fail.
             parent: unsafe { libc::getpid() },
+            tree,
         };
         // SAFETY: the child calls only what may be called between fork and exec (see `Plan::enter`).
         let pid = match unsafe { fork_into(cgroup) } {
@@ -96,16 +102,17 @@ impl Child {
                 errors: File::from(errors),
             }),
             (_, CGROUP) => Err(Error::Cgroup(source)),
+            (_, ASSEMBLE) => Err(failed("put together what the guest shares")(source)),
             _ => Err(Error::File {
                 path: program.to_owned(),
-                what: "cannot execute QEMU",
+                what: "cannot execute it",
                 source,
             }),
         }
     }
 }
 
-impl Plan {
+impl Plan<'_> {
     /// The child's way to exec. Only system calls, and nothing that allocates or takes a lock.
     fn enter(&self, entered: &io::Result<()>) -> ! {
         if let Err(error) = entered {
@@ -115,6 +122,11 @@ impl Plan {
         // are this process's; all calls are async-signal-safe.
         unsafe {
             self.prepare();
+            if let Some(tree) = self.tree
+                && let Err(errno) = tree.enter()
+            {
+                self.fail(ASSEMBLE, errno);
+            }
             libc::execv(self.path.as_ptr(), self.arguments.as_ptr());
             self.fail(EXECUTE, *libc::__errno_location())
         }
@@ -190,6 +202,7 @@ mod tests {
             Passed::default(),
             &console,
             cgroup,
+            None,
         )
     }
 
@@ -222,6 +235,7 @@ mod tests {
             passed,
             &console,
             &Membership::default(),
+            None,
         )
         .unwrap();
         child.process.wait_for(None).unwrap();
@@ -239,7 +253,7 @@ mod tests {
             .unwrap()
             .to_string();
         assert!(
-            error.contains("/no/such/qemu") && error.contains("cannot execute QEMU"),
+            error.contains("/no/such/qemu") && error.contains("cannot execute it"),
             "{error}"
         );
     }

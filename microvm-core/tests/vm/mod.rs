@@ -6,20 +6,26 @@
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use guest_protocol::{Extent, File, GuestConfig, ImageDisk, Mount, Process};
+use guest_protocol::{Extent, File, GuestConfig, ImageDisk, Mount, Process, SharedMount};
 use microvm_core::session::{
     Exec, ExecRequest, Exit, Guest, Handle, Main, Options, SessionError, StdioFds,
 };
-use microvm_core::{Accelerator, Stage, Substrate, VmConfig, launch, qemu_binary, substrate};
+use microvm_core::{
+    Accelerator, Share, Stage, Substrate, VmConfig, launch, qemu_binary, substrate,
+};
 use tempfile::TempDir;
 
 /// Where the guest kernel's build puts it.
 const KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
+
+/// Linux's O_PATH on x86-64.
+const O_PATH: i32 = 0o10_000_000;
 
 /// Far longer than a machine takes to boot under software emulation or on kvm_pvm with everything else on the host busy.
 const LIMIT: Duration = Duration::from_secs(400);
@@ -42,6 +48,8 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u32,
     pub(crate) read_only_rootfs: bool,
     pub(crate) mounts: Vec<Mount>,
+    /// Paths here, where they are in the guest, and whether they are read-only.
+    pub(crate) shares: Vec<(PathBuf, &'static str, bool)>,
     pub(crate) files: Vec<File>,
     pub(crate) shm_bytes: u64,
     pub(crate) process: Process,
@@ -109,6 +117,7 @@ fn machine(accelerator: Accelerator) -> Option<Machine> {
         memory_mib: 128,
         read_only_rootfs: false,
         mounts: Vec::new(),
+        shares: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
         process: process(Vec::new()),
@@ -193,6 +202,19 @@ pub(crate) fn finish(
         let code = beside.exec.wait().unwrap().code();
         (code, output, complaints.join().unwrap())
     })
+}
+
+fn share((number, (path, _, read_only)): (u32, &(PathBuf, &str, bool))) -> Share {
+    let source = fs::File::options()
+        .read(true)
+        .custom_flags(O_PATH)
+        .open(path)
+        .unwrap();
+    Share {
+        name: number.to_string(),
+        source: source.into(),
+        read_only: *read_only,
+    }
 }
 
 /// A shell and a script for it.
@@ -299,6 +321,7 @@ impl Machine {
         let mut config = VmConfig::new(KERNEL.into(), initramfs, console.try_clone().unwrap());
         config.image_disk.clone_from(&self.images);
         config.writable_disk.clone_from(&self.writable);
+        config.shares = (0..).zip(&self.shares).map(share).collect();
         config.vcpus = self.vcpus;
         config.memory_mib = self.memory_mib;
         let vm = launch(self.accelerator, &config).unwrap();
@@ -398,8 +421,15 @@ impl Machine {
             },
             writable: self.writable.as_ref().map(|_| "/dev/vdb".into()),
             read_only_rootfs: self.read_only_rootfs,
-            shares: Vec::new(),
             mounts: self.mounts.clone(),
+            shares: (0..)
+                .zip(&self.shares)
+                .map(|(number, (_, target, read_only))| SharedMount {
+                    name: number.to_string(),
+                    target: (*target).into(),
+                    read_only: *read_only,
+                })
+                .collect(),
             files: self.files.clone(),
             shm_bytes: self.shm_bytes,
             process: self.process.clone(),

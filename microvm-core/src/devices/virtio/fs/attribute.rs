@@ -7,9 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::host;
 use super::node::Found;
 use super::server::Server;
-use super::wire::{
-    Answer, Errno, Fields, GETATTR_HANDLE, Header, Put, ROOT, opcode, setattr,
-};
+use super::wire::{Answer, Errno, Fields, GETATTR_HANDLE, Header, Put, ROOT, opcode, setattr};
 
 /// The longest value and the longest list of names that Linux has: XATTR_SIZE_MAX and XATTR_LIST_MAX in linux/limits.h.
 const EXTENDED_MAX: usize = 64 << 10;
@@ -180,7 +178,11 @@ impl Server {
         host::set_attribute(&self.extended(&found)?, name, value, flags)
     }
 
-    pub(super) fn remove_extended(&mut self, header: &Header, mut fields: Fields<'_>) -> Answer<()> {
+    pub(super) fn remove_extended(
+        &mut self,
+        header: &Header,
+        mut fields: Fields<'_>,
+    ) -> Answer<()> {
         let name = visible(fields.text()?)?;
         let found = self.nodes.get(header.node)?.writable()?;
         host::remove_attribute(&self.extended(&found)?, name)

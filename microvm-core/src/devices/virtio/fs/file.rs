@@ -66,7 +66,10 @@ impl Server {
         let flags = access | flags & OPEN_FLAGS | libc::O_NONBLOCK;
         if found.read_only {
             // Nothing about the file changes, as on a read-only mount. Only its owner and root may ask for this.
-            match self.descriptors.reopen(found.place.as_fd(), flags | libc::O_NOATIME) {
+            match self
+                .descriptors
+                .reopen(found.place.as_fd(), flags | libc::O_NOATIME)
+            {
                 Err(Errno(libc::EPERM)) => {}
                 other => return other,
             }
@@ -279,7 +282,11 @@ impl Server {
 
     pub(super) fn release_directory(&mut self, mut fields: Fields<'_>) -> Answer<()> {
         let number = fields.u64()?;
-        if self.handles.get(&number).is_some_and(|handle| handle.is_directory) {
+        if self
+            .handles
+            .get(&number)
+            .is_some_and(|handle| handle.is_directory)
+        {
             self.handles.remove(&number);
         }
         Ok(())
@@ -307,10 +314,9 @@ impl Server {
             let found = self.nodes.get(node)?;
             let opened = match found.is_directory() {
                 true => host::open_directory(found.place.as_fd())?.into(),
-                false => self.descriptors.reopen(
-                    found.place.as_fd(),
-                    libc::O_RDONLY | libc::O_NONBLOCK,
-                )?,
+                false => self
+                    .descriptors
+                    .reopen(found.place.as_fd(), libc::O_RDONLY | libc::O_NONBLOCK)?,
             };
             host::sync_file_system(opened.as_fd())?;
         }

@@ -119,13 +119,8 @@ impl Descriptors {
     pub(super) fn reopen(&self, place: BorrowedFd<'_>, flags: i32) -> Answer<OwnedFd> {
         let flags = flags | libc::O_CLOEXEC | libc::O_NOCTTY;
         // SAFETY: the name ends in a zero byte.
-        let result = unsafe {
-            libc::openat(
-                self.0.as_raw_fd(),
-                Self::name(place).as_ptr().cast(),
-                flags,
-            )
-        };
+        let result =
+            unsafe { libc::openat(self.0.as_raw_fd(), Self::name(place).as_ptr().cast(), flags) };
         descriptor(result.into())
     }
 
@@ -319,12 +314,7 @@ pub(super) fn read(file: &File, offset: u64, into: &[libc::iovec]) -> Answer<u32
 }
 
 /// Writes pieces of memory at an offset, or at the file's end.
-pub(super) fn write(
-    file: &File,
-    offset: u64,
-    append: bool,
-    from: &[libc::iovec],
-) -> Answer<u32> {
+pub(super) fn write(file: &File, offset: u64, append: bool, from: &[libc::iovec]) -> Answer<u32> {
     let offset = i64::try_from(offset).map_err(|_| Errno(libc::EINVAL))?;
     let count = from.len().min(libc::UIO_MAXIOV as usize) as i32;
     let flags = if append { libc::RWF_APPEND } else { 0 };
@@ -408,9 +398,8 @@ pub(super) fn set_attribute(file: &File, name: &CStr, value: &[u8], flags: i32) 
 /// The names of extended attributes, each with its zero, or their length when `names` is empty.
 pub(super) fn list_attributes(file: &File, names: &mut [u8]) -> Answer<usize> {
     // SAFETY: the kernel writes no more than the slice holds.
-    let length = unsafe {
-        libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len())
-    };
+    let length =
+        unsafe { libc::flistxattr(file.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
     usize::try_from(length).map_err(|_| Errno::last())
 }
 

@@ -44,11 +44,7 @@ impl Identity {
         // SAFETY: the kernel reads a header of two words and writes two structures of three words, as this version has;
         // geteuid and getegid take nothing.
         unsafe {
-            libc::syscall(
-                libc::SYS_capget,
-                header.as_ptr(),
-                capabilities.as_mut_ptr(),
-            );
+            libc::syscall(libc::SYS_capget, header.as_ptr(), capabilities.as_mut_ptr());
             Self {
                 uid: libc::geteuid(),
                 gid: libc::getegid(),

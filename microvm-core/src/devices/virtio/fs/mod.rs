@@ -15,6 +15,7 @@ mod tests;
 mod timer;
 mod wire;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -44,12 +45,17 @@ const PATIENCE: Duration = Duration::from_micros(200);
 /// How often a lock that is somebody else's is tried again.
 const LOCK_PERIOD: Duration = Duration::from_millis(10);
 
+/// How many interrupts are kept for requests that have not come yet.
+const INTERRUPTED: usize = 64;
+
 /// The file system device.
 pub(crate) struct Fs {
     server: Server,
     config: [u8; 40],
     /// Requests that wait for locks.
     waiting: Vec<Waiting>,
+    /// Requests that were interrupted before they came: the queues overtake each other.
+    interrupted: VecDeque<u64>,
     timer: Timer,
     vectors: Vectors,
     body: Vec<u8>,
@@ -94,6 +100,7 @@ impl Fs {
             server,
             config,
             waiting: Vec::new(),
+            interrupted: VecDeque::with_capacity(INTERRUPTED),
             timer: Timer::new(LOCK_PERIOD)?,
             vectors: Vectors::default(),
             body: Vec::new(),
@@ -129,9 +136,7 @@ impl Fs {
                         }),
                         Fate::Interrupts(unique) => {
                             queue.push(chain.head, 0)?;
-                            self.settle(queues, |waiting, _| {
-                                (waiting.unique == unique).then_some(libc::EINTR)
-                            })?;
+                            self.interrupt(unique, queues)?;
                         }
                     },
                 }
@@ -167,6 +172,9 @@ impl Fs {
         }
         self.reply.clear();
         match self.answer(memory, chain, &header) {
+            Ok(Outcome::Later(_)) if self.interrupted.contains(&header.unique) => {
+                Fate::Returned(refuse(memory, chain, header.unique, libc::EINTR))
+            }
             Ok(Outcome::Later(wanted)) => Fate::Waits(header.unique, wanted),
             Ok(Outcome::Interrupt(unique)) => Fate::Interrupts(unique),
             Ok(Outcome::Silent) => Fate::Returned(0),
@@ -220,6 +228,21 @@ impl Fs {
     fn wait(&mut self, waiting: Waiting) {
         self.waiting.push(waiting);
         self.timer.run(true);
+    }
+
+    /// Nobody waits for this request any more.
+    fn interrupt(&mut self, unique: u64, queues: &mut [VirtQueue]) -> Result<(), Broken> {
+        if self.waiting.iter().all(|waiting| waiting.unique != unique) {
+            // It may have been answered already: then nothing with this number ever comes.
+            if self.interrupted.len() == INTERRUPTED {
+                self.interrupted.pop_front();
+            }
+            self.interrupted.push_back(unique);
+            return Ok(());
+        }
+        self.settle(queues, |waiting, _| {
+            (waiting.unique == unique).then_some(libc::EINTR)
+        })
     }
 
     /// Tries the locks that are waited for.
@@ -323,6 +346,7 @@ impl VirtioDevice for Fs {
 
     fn reset(&mut self) {
         self.waiting.clear();
+        self.interrupted.clear();
         self.timer.run(false);
         self.server.reset();
     }

@@ -286,12 +286,7 @@ impl Nodes {
     }
 
     /// A way to find a place again, if its file system has one and this process may use it.
-    fn without_descriptor(
-        &self,
-        share: usize,
-        file: &Identity,
-        place: OwnedFd,
-    ) -> Answer<Place> {
+    fn without_descriptor(&self, share: usize, file: &Identity, place: OwnedFd) -> Answer<Place> {
         if let Some(Export {
             mount: Some((mount, number)),
             ..

@@ -179,7 +179,12 @@ impl Server {
     }
 
     /// What is done to names.
-    fn on_names(&mut self, header: &Header, mut fields: Fields<'_>, out: &mut Vec<u8>) -> Answer<()> {
+    fn on_names(
+        &mut self,
+        header: &Header,
+        mut fields: Fields<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<()> {
         let node = header.node;
         match header.opcode {
             opcode::LOOKUP => {

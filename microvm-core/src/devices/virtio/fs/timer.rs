@@ -37,8 +37,16 @@ impl Timer {
         }
         self.running = running;
         let period = libc::timespec {
-            tv_sec: if running { self.period.as_secs() as i64 } else { 0 },
-            tv_nsec: if running { self.period.subsec_nanos().into() } else { 0 },
+            tv_sec: if running {
+                self.period.as_secs() as i64
+            } else {
+                0
+            },
+            tv_nsec: if running {
+                self.period.subsec_nanos().into()
+            } else {
+                0
+            },
         };
         let setting = libc::itimerspec {
             it_interval: period,

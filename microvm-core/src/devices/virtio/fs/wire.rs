@@ -321,7 +321,16 @@ mod tests {
         let name = |bytes: &'static [u8]| Fields(bytes).name().map(CStr::to_bytes);
         assert_eq!(name(b"a\0rest"), Ok(&b"a"[..]));
         assert_eq!(name(b"...\0"), Ok(&b"..."[..]));
-        for bad in [&b""[..], b"\0", b".\0", b"..\0", b"a/b\0", b"/\0", b"../a\0", b"unended"] {
+        for bad in [
+            &b""[..],
+            b"\0",
+            b".\0",
+            b"..\0",
+            b"a/b\0",
+            b"/\0",
+            b"../a\0",
+            b"unended",
+        ] {
             assert_eq!(name(bad), Err(Errno(libc::EINVAL)), "{bad:?}");
         }
         let long = [vec![b'x'; 256], vec![0]].concat();
