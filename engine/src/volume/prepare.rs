@@ -11,7 +11,9 @@ use rustix::io::Errno;
 
 use super::hold::{self, Held};
 use super::options::Backing;
-use super::{NewVolume, VolumeError, check_same_options, copy, create, read, remove_anonymous};
+use super::{
+    NewVolume, Volume, VolumeError, check_same_options, copy, create, read, remove_anonymous,
+};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::mount::{BindMount, MountError, MountKind, MountSpec, Origin, VolumeMount};
@@ -94,7 +96,13 @@ impl Prepared {
             MountKind::Tmpfs(_) => (None, false),
             MountKind::Bind(bind) => (Some(bind_source(bind)?), false),
             MountKind::Volume(volume) => {
-                let (name, held, backing) = self.volume(home, volume)?;
+                let (found, held, backing) = self.volume(home, volume)?;
+                let name = found.name.clone();
+                if found.is_anonymous() && (!volume.anonymous || mount.origin == Origin::Inherited)
+                {
+                    held.share_out()
+                        .map_err(|e| Error::io("note the sharing of", &found.mountpoint, e))?;
+                }
                 spec.kind = MountKind::Volume(VolumeMount {
                     name: Some(name.clone()),
                     ..volume.clone()
@@ -145,7 +153,7 @@ impl Prepared {
     }
 
     /// Finds or makes a volume, and holds it.
-    fn volume(&self, home: &Home, volume: &VolumeMount) -> Result<(String, Held, Backing)> {
+    fn volume(&self, home: &Home, volume: &VolumeMount) -> Result<(Volume, Held, Backing)> {
         let new = NewVolume {
             name: volume.name.clone(),
             labels: volume.labels.clone(),
@@ -160,7 +168,7 @@ impl Prepared {
                 let found = read(home, &name)?;
                 check_same_options(&found, &volume.options)?;
                 let backing = Backing::of(&name, &found.options)?;
-                return Ok((name, held, backing));
+                return Ok((found, held, backing));
             }
             if volume.name.is_some() {
                 create_named(home, &name, volume)?;

@@ -191,13 +191,42 @@ fn anonymous_volumes_go_with_the_last_instance_that_has_them() {
     let mounts = [mount("/a"), mount("db:/b")];
     let specs = prepare(&home, &mounts, None).unwrap().specs();
     record(&home, "0123", &specs);
-    record(&home, "4567", &specs);
+    // --volumes-from 0123
+    let mut inherited = specs.clone();
+    for spec in &mut inherited {
+        spec.origin = crate::mount::Origin::Inherited;
+    }
+    let inherited = prepare(&home, &inherited, None).unwrap().specs();
+    record(&home, "4567", &inherited);
     remove_anonymous(&home, "0123", &specs).unwrap();
     assert_eq!(left(&home).len(), 2);
     fs::remove_dir_all(home.instance("0123")).unwrap();
-    remove_anonymous(&home, "4567", &specs).unwrap();
+    remove_anonymous(&home, "4567", &inherited).unwrap();
     assert_eq!(left(&home), ["db"]);
-    remove_anonymous(&home, "4567", &specs).unwrap();
+    remove_anonymous(&home, "4567", &inherited).unwrap();
+}
+
+#[test]
+fn an_anonymous_volume_that_somebody_has_named_stays_for_them() {
+    let (_temporary, home) = home();
+    let specs = prepare(&home, &[mount("/a")], None).unwrap().specs();
+    record(&home, "0123", &specs);
+    let name = left(&home).remove(0);
+    let named = prepare(&home, &[mount(&format!("{name}:/b"))], None).unwrap();
+    record(&home, "4567", &named.specs());
+    drop(named);
+    remove_anonymous(&home, "0123", &specs).unwrap();
+    assert_eq!(left(&home), [name]);
+}
+
+#[test]
+fn a_damaged_record_does_not_keep_the_anonymous_volumes_of_others() {
+    let (_temporary, home) = home();
+    let specs = prepare(&home, &[mount("/a")], None).unwrap().specs();
+    record(&home, "4567", &[]);
+    fs::write(home.instance("4567").join("instance.json"), "{").unwrap();
+    remove_anonymous(&home, "0123", &specs).unwrap();
+    assert!(left(&home).is_empty());
 }
 
 #[test]
