@@ -1,5 +1,7 @@
 //! The mounts of the specification, and the paths it hides or makes read-only.
 
+use std::ffi::CStr;
+
 use super::report::{At, Outcome, Step};
 use super::{HERE, Setup};
 use crate::plan::mounts::{Inside, Kind, MountPlan, Parameter};
@@ -11,6 +13,24 @@ use crate::sys::{self, Errno, Fd};
 
 /// The magic number of proc (uapi/linux/magic.h).
 const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
+
+/// What a bind shows, as a mount that is attached nowhere. A source `/proc/self/fd/N` may be such a mount already, made by the
+/// launcher: it belongs to no namespace, so it cannot be cloned in this one, and is used itself.
+fn bind_source(source: &CStr, recursive: bool) -> sys::Result<Fd> {
+    match (
+        mount::clone_tree(HERE, source, recursive),
+        descriptor(source),
+    ) {
+        (Err(Errno(libc::EINVAL)), Some(detached)) => file::dup_above(detached, 3),
+        (cloned, _) => cloned,
+    }
+}
+
+/// The number in `/proc/self/fd/N`.
+fn descriptor(path: &CStr) -> Option<Fd> {
+    let digits = path.to_bytes().strip_prefix(b"/proc/self/fd/")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
 
 impl Setup<'_> {
     /// Makes mounts of the specification, in their order; the first of them is its number `from`.
@@ -33,8 +53,7 @@ impl Setup<'_> {
                 (tree, true)
             }
             Kind::Bind { source, recursive } => {
-                let tree = mount::clone_tree(HERE, source, *recursive)
-                    .at_index(Step::MountSource, index)?;
+                let tree = bind_source(source, *recursive).at_index(Step::MountSource, index)?;
                 let stat = file::fstat(tree).at_index(Step::MountSource, index)?;
                 if !planned.attributes.is_empty() {
                     mount::set_attributes(tree, &planned.attributes, false)

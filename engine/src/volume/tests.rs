@@ -496,3 +496,73 @@ fn a_volume_can_keep_its_content_in_a_directory_of_the_hosts() {
         assert!(check_options("v", &wrong).is_err(), "{kind} {o}");
     }
 }
+
+#[test]
+fn a_container_sees_its_mounts() {
+    use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, default_spec, start};
+    let (temporary, home) = home();
+    let store = home.images().unwrap();
+    let image = crate::base::ensure(&store).unwrap();
+    let layers = store.layer_dirs(&image).unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    for directory in ["upper", "work", "bind/sub"] {
+        fs::create_dir_all(at(directory)).unwrap();
+    }
+    fs::write(at("bind/sub/file"), "from the host").unwrap();
+    fs::write(at("single"), "one file").unwrap();
+    let mut mounts = vec![
+        mount("db:/etc"),
+        mount("db:/ro:ro"),
+        mount(&format!("{}:/new/deep:ro", at("bind").display())),
+        mount(&format!("{}:/new/deep/sub/file", at("single").display())),
+        crate::mount::parse_tmpfs("/tmp:size=1m,mode=1770").unwrap(),
+    ];
+    let part = parse_mount("src=parts,dst=/part,volume-subpath=a", Path::new("/")).unwrap();
+    let parts = create(&home, &named("parts")).unwrap().mountpoint;
+    fs::create_dir(parts.join("a")).unwrap();
+    fs::write(parts.join("a/inner"), "inner").unwrap();
+    mounts.push(part);
+    mounts.sort_by_key(|mount| mount.target.matches('/').count());
+    let prepared = prepare(&home, &mounts, Some(&layers)).unwrap();
+    // A program with the whole volume puts a link to the host's files in the place of the part.
+    fs::rename(parts.join("a"), parts.join("b")).unwrap();
+    symlink(at("bind"), parts.join("a")).unwrap();
+    let script = "
+        set -e
+        grep -q root /etc/passwd        # copied up
+        echo written > /etc/new
+        cat /ro/new
+        ! touch /ro/x 2> /dev/null
+        ! touch /new/deep/x 2> /dev/null
+        test \"$(cat /new/deep/sub/file)\" = 'one file'
+        test \"$(stat -c %a /tmp)\" = 1770
+        test \"$(cat /part/inner)\" = inner
+        dd if=/dev/zero of=/tmp/x bs=64k count=17 2> /dev/null && exit 9
+        exit 7
+    ";
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut spec = default_spec(command);
+    let mut all = spec.mounts().clone().unwrap_or_default();
+    all.extend(prepared.mounts.iter().map(ResolvedMount::oci));
+    spec.set_mounts(Some(all));
+    let mut container = start(Launch {
+        id: &names::new_id().unwrap(),
+        spec: &spec,
+        rootfs: Rootfs::Overlay {
+            lower: &layers,
+            upper: &at("upper"),
+            work: &at("work"),
+            volatile: true,
+        },
+        stdio: Stdio::Inherit { stdin: false },
+    })
+    .unwrap();
+    let exit = container.wait().unwrap();
+    container.release(Teardown::Wait).unwrap();
+    assert_eq!(exit.status, ExitStatus::Exited(7));
+    assert_eq!(
+        fs::read(content(&home, "db").join("new")).unwrap(),
+        b"written\n"
+    );
+    assert_eq!(fs::read(at("single")).unwrap(), b"one file");
+}

@@ -285,6 +285,49 @@ fn a_tree_comes_out_and_goes_in_as_it_was() {
 }
 
 #[test]
+fn mounts_of_a_running_instance_are_seen_through_its_root() {
+    let scene = Scene::new();
+    let mount = scene.text("root/etc");
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-ec"])
+        .arg(format!("mount -t tmpfs tmpfs {mount} && echo inner > {mount}/file && touch {mount}/ready && exec sleep 60"))
+        .spawn()
+        .unwrap();
+    let root = format!("/proc/{}/root", child.id());
+    // What `exec` replaces keeps its number, so the mount is there as soon as the file is.
+    for _ in 0..2000 {
+        if Path::new(&format!("{root}{mount}/ready")).exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let remote = RootDirectory {
+        root: fs::File::open(&root).unwrap().into(),
+        user: None,
+    };
+    let options = CopyOptions::default();
+    let (inside, outside) = (format!("{mount}/file"), scene.text("host/copy"));
+    let got = from_remote(
+        &remote,
+        "c",
+        &inside,
+        &outside,
+        &options,
+        &mut std::io::sink(),
+    );
+    let (other, here) = (format!("{mount}/put"), scene.text("host/copy"));
+    let put = to_remote(&remote, "c", &here, &other, &options, &mut std::io::empty());
+    let there = remote.stat(&other);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    got.unwrap();
+    put.unwrap();
+    assert_eq!(there.unwrap().size, 6);
+    assert_eq!(fs::read(outside).unwrap(), b"inner\n");
+    assert_eq!(tree(&scene.at("root/etc")).len(), 1);
+}
+
+#[test]
 fn minus_a_gives_files_to_the_instances_user() {
     let scene = Scene::new();
     fs::write(scene.at("host/file"), "x").unwrap();
