@@ -23,7 +23,6 @@ mod terminal;
 mod timeline;
 mod user;
 pub mod volume;
-mod xattr;
 
 pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};

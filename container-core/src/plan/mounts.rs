@@ -1,7 +1,6 @@
 //! The mounts of a specification, taken apart beforehand so that the container's process need not allocate.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
@@ -11,7 +10,7 @@ use super::c_string;
 use crate::error::{Error, Result};
 use crate::sys::mount::{
     ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
-    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr, clone_tree,
+    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
 };
 
 /// A path below the container's root, and every directory on the way to it.
@@ -79,13 +78,7 @@ pub(crate) enum Kind {
         parameters: Vec<Parameter>,
     },
     /// An existing file or directory of the host.
-    Bind {
-        source: CString,
-        recursive: bool,
-        /// A copy of the source's mount that the launcher has made, for a source that is one of its descriptors: what the
-        /// process sees through such a path belongs to the launcher's mount namespace.
-        detached: Option<OwnedFd>,
-    },
+    Bind { source: CString, recursive: bool },
     /// The container's view of its cgroups.
     Cgroup,
 }
@@ -156,6 +149,31 @@ const WITHOUT_EFFECT: &[&str] = &[
     "noiversion",
 ];
 
+/// The names of all options of mounts that are not parameters of a file system, in the order of the alphabet.
+pub fn mount_options() -> Vec<String> {
+    let attributes = ATTRIBUTES
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(ACCESS_TIMES.iter().map(|(name, _)| *name));
+    let mut names: Vec<String> = attributes
+        .flat_map(|name| [name.to_owned(), format!("r{name}")])
+        .chain(
+            PROPAGATIONS
+                .iter()
+                .map(|(name, ..)| (*name).to_owned())
+                .chain(SUPERBLOCK_FLAGS.iter().map(|name| (*name).to_owned()))
+                .chain(WITHOUT_EFFECT.iter().map(|name| (*name).to_owned()))
+                .chain(OTHERS.iter().map(|name| (*name).to_owned())),
+        )
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Options that are neither attributes nor parameters.
+const OTHERS: &[&str] = &["bind", "rbind", "idmap", "ridmap", "tmpcopyup"];
+
 /// The flag of a propagation by its name in `rootfsPropagation` (`private`, `rslave`, …).
 pub(crate) fn propagation(name: &str) -> Option<(u64, bool)> {
     PROPAGATIONS
@@ -181,15 +199,6 @@ fn apply(attributes: &mut MountAttr, option: &str) -> bool {
         return true;
     }
     false
-}
-
-/// Copies the mount of a source, attached nowhere, in the launcher's own mount namespace.
-fn detach(source: &Path, recursive: bool) -> Result<OwnedFd> {
-    let path = c_string("mounts", source.as_os_str().as_bytes())?;
-    let tree = clone_tree(libc::AT_FDCWD, &path, recursive)
-        .map_err(|errno| Error::setup(format!("bind {}", source.display()), errno))?;
-    // SAFETY: the kernel has just made the descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(tree) })
 }
 
 /// Takes a mount of the specification apart.
@@ -283,10 +292,6 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
             Kind::Bind {
                 source: c_string(&format!("{field}.source"), source.as_os_str().as_bytes())?,
                 recursive: bind.unwrap_or(false),
-                detached: match source.starts_with("/proc/self/fd") {
-                    true => Some(detach(source, bind.unwrap_or(false))?),
-                    false => None,
-                },
             }
         }
         ("cgroup" | "cgroup2", None) => Kind::Cgroup,
