@@ -12,8 +12,8 @@ mod create;
 
 pub(crate) use container::{
     AttachArguments, ContainerVerb, CpArguments, DiffArguments, ExecArguments, InspectArguments,
-    InspectType, InstancesArguments, KillArguments, LogsArguments,
-    PruneArguments, RenameArguments, RestartArguments, StartArguments, StatsArguments, StopArguments, TopArguments,
+    InspectType, InstancesArguments, KillArguments, LogsArguments, PruneArguments, RenameArguments,
+    RestartArguments, StartArguments, StatsArguments, StopArguments, TopArguments,
 };
 pub(crate) use create::{CreateArguments, RunArguments};
 pub(crate) use volume::{

@@ -2,9 +2,9 @@
 
 mod cli;
 mod compare;
+mod completions;
 mod cp;
 mod create;
-mod completions;
 mod doctor;
 mod exec;
 mod filter;

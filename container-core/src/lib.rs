@@ -31,10 +31,10 @@ mod stage;
 mod sys;
 mod teardown;
 
+pub use capability::capability_mask;
 pub use container::{Container, Exit, ExitStatus, Teardown};
 pub use default_spec::{DEFAULT_CAPABILITIES, DEFAULT_PATH, default_spec};
 pub use error::{Errno, Error, Result};
-pub use capability::capability_mask;
 pub use exec::{Exec, ExecProcess, exec};
 pub use hooks::HookState;
 pub use init::Init;

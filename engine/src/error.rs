@@ -103,7 +103,9 @@ pub enum Error {
     #[error("container {0} is running, or is just being started or removed")]
     Running(String),
     /// A running instance is not removed without force.
-    #[error("cannot remove container {0}: container is running: stop the container before removing or force remove")]
+    #[error(
+        "cannot remove container {0}: container is running: stop the container before removing or force remove"
+    )]
     RemoveRunning(String),
     /// What was asked for cannot be done to the instance as it is.
     #[error("{0}")]

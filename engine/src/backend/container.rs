@@ -7,9 +7,8 @@ use std::path::PathBuf;
 
 use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, seccomp};
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxMemory,
-    LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
-    User,
+    Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxMemory, LinuxNamespaceType,
+    LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
 };
 
 use oci_spec::runtime;

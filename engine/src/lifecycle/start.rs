@@ -86,7 +86,12 @@ fn mounts(
     }
     let others = std::mem::take(&mut spec.volumes_from)
         .into_iter()
-        .map(|from| Ok((from.read_only, instance::look(home, &from.instance)?.record.spec.mounts)))
+        .map(|from| {
+            Ok((
+                from.read_only,
+                instance::look(home, &from.instance)?.record.spec.mounts,
+            ))
+        })
         .collect::<Result<Vec<_>>>()?;
     let inherited: Vec<Inherited<'_>> = others
         .iter()
@@ -226,7 +231,9 @@ fn until_started(
                     reason: None,
                 });
             }
-            Packet::Message(Reply::Failed { code, message }, _) => Parting::Failed { code, message },
+            Packet::Message(Reply::Failed { code, message }, _) => {
+                Parting::Failed { code, message }
+            }
             // It ended before it ran: a boot that was given up.
             Packet::Message(
                 Reply::Ended {

@@ -80,11 +80,7 @@ impl Client {
         descriptors: Vec<OwnedFd>,
     ) {
         let mut descriptors = descriptors.into_iter();
-        let mut sink = |wanted: bool| {
-            wanted
-                .then(|| descriptors.next().map(Sink::new))
-                .flatten()
-        };
+        let mut sink = |wanted: bool| wanted.then(|| descriptors.next().map(Sink::new)).flatten();
         self.sinks = [sink(stdout), sink(stderr)];
         self.sends_input = stdin;
         self.input_ended = false;

@@ -28,7 +28,12 @@ pub(crate) fn spawn(launch: Launch) -> Result<()> {
 /// Closes every descriptor that is not the supervisor's: the command's end of the link, and whatever it has inherited, which
 /// would stay open as long as the instance runs.
 fn close_the_rest(launch: &Launch) -> Result<()> {
-    let sinks = launch.starter.sinks.iter().flatten().map(AsRawFd::as_raw_fd);
+    let sinks = launch
+        .starter
+        .sinks
+        .iter()
+        .flatten()
+        .map(AsRawFd::as_raw_fd);
     let mut kept: Vec<u32> = [0, 1, 2, launch.lock.number(), launch.starter.link.number()]
         .into_iter()
         .chain(sinks)

@@ -312,13 +312,20 @@ impl Supervisor {
     ) -> Result<Ready> {
         let mut polls = Polls::default();
         let signals = polls.add(self.signals.number(), libc::POLLIN);
-        let end = polls.add_if(!ended && !booting, running.ended().as_raw_fd(), libc::POLLIN);
+        let end = polls.add_if(
+            !ended && !booting,
+            running.ended().as_raw_fd(),
+            libc::POLLIN,
+        );
         let pending = polls.add_if(
             booting,
             running.pending().map_or(-1, |pending| pending.as_raw_fd()),
             libc::POLLIN,
         );
-        let listener = polls.add(self.listener.as_ref().map_or(-1, Link::number), libc::POLLIN);
+        let listener = polls.add(
+            self.listener.as_ref().map_or(-1, Link::number),
+            libc::POLLIN,
+        );
         // A reader that is slow holds the instance's output up, as docker's attach does.
         let takes = !self.clients.iter().any(Client::is_full);
         let output = polls.add_if(
@@ -332,11 +339,7 @@ impl Supervisor {
             libc::POLLIN,
         );
         let hungry = self.clients.iter().any(Client::has_input);
-        polls.add_if(
-            hungry,
-            number(streams.input.as_ref()),
-            libc::POLLOUT,
-        );
+        polls.add_if(hungry, number(streams.input.as_ref()), libc::POLLOUT);
         for client in &self.clients {
             client.watch(&mut polls);
         }
@@ -557,7 +560,9 @@ impl Supervisor {
         let short = self.record.short_id().to_owned();
         match (pause, self.state.status) {
             (true, Status::Paused) => {
-                return Err(Error::Refused(format!("container {short} is already paused")));
+                return Err(Error::Refused(format!(
+                    "container {short} is already paused"
+                )));
             }
             (false, Status::Running) => {
                 return Err(Error::Refused(format!("container {short} is not paused")));
@@ -565,7 +570,11 @@ impl Supervisor {
             _ => {}
         }
         running.freeze(pause)?;
-        self.state.status = if pause { Status::Paused } else { Status::Running };
+        self.state.status = if pause {
+            Status::Paused
+        } else {
+            Status::Running
+        };
         write_state(&self.home, &self.record.id, &self.state)
     }
 
@@ -608,7 +617,10 @@ impl Supervisor {
             }
             let mut polls = Polls::default();
             polls.add(self.signals.number(), libc::POLLIN);
-            polls.add(self.listener.as_ref().map_or(-1, Link::number), libc::POLLIN);
+            polls.add(
+                self.listener.as_ref().map_or(-1, Link::number),
+                libc::POLLIN,
+            );
             for client in &self.clients {
                 client.watch(&mut polls);
             }

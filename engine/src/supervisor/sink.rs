@@ -87,7 +87,10 @@ impl Sink {
             } else {
                 usize::MAX
             };
-            let piece = front.get(..front.len().min(most)).unwrap_or_default().to_vec();
+            let piece = front
+                .get(..front.len().min(most))
+                .unwrap_or_default()
+                .to_vec();
             match self.write(&piece) {
                 Some(count) => drop(self.waiting.drain(..count.min(self.waiting.len()))),
                 None => break,
