@@ -1,9 +1,24 @@
 //! The command line: every verb and flag, documented here once.
 
+mod volume;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use engine::{Accel, BackendKind, Bytes, Network};
+
+mod container;
+mod create;
+
+pub(crate) use container::{
+    AttachArguments, ContainerVerb, InstancesArguments, KillArguments, LogsArguments,
+    PruneArguments, RenameArguments, RestartArguments, StartArguments, StopArguments,
+};
+pub(crate) use create::{CreateArguments, RunArguments};
+pub(crate) use volume::{
+    VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
+    VolumeRmArguments, VolumeVerb,
+};
 
 /// Runs one OCI image as a container or as a microVM, and measures what each way costs.
 ///
@@ -34,6 +49,35 @@ pub(crate) enum Verb {
     /// Create and run a new instance from an image
     #[command(disable_help_flag = true)]
     Run(Box<RunArguments>),
+    /// Create a new instance without starting it
+    #[command(disable_help_flag = true)]
+    Create(Box<CreateArguments>),
+    /// Start instances that do not run
+    Start(StartArguments),
+    /// Stop instances: their stop signal, and SIGKILL after a while
+    Stop(StopArguments),
+    /// Stop instances and start them again
+    Restart(RestartArguments),
+    /// Send instances a signal
+    Kill(KillArguments),
+    /// Stop all processes of instances in their tracks
+    Pause(InstancesArguments),
+    /// Let paused instances go on
+    Unpause(InstancesArguments),
+    /// Wait until instances have ended, and print their exit codes
+    Wait(InstancesArguments),
+    /// Join the streams of a running instance
+    Attach(AttachArguments),
+    /// Show what an instance has written
+    Logs(LogsArguments),
+    /// Give an instance another name
+    Rename(RenameArguments),
+    /// Manage instances (docker's longer names of the same commands)
+    Container {
+        /// What to do
+        #[command(subcommand)]
+        verb: Box<ContainerVerb>,
+    },
     /// List images
     Images(ImagesArguments),
     /// Make an image from a root file system archive
@@ -46,6 +90,9 @@ pub(crate) enum Verb {
     Ps(PsArguments),
     /// Remove instances
     Rm(RmArguments),
+    /// Manage volumes
+    #[command(subcommand)]
+    Volume(VolumeVerb),
     /// Check this host for everything that Plimsoll uses, and say how to mend what is missing
     Doctor(DoctorArguments),
     /// Show the versions of Plimsoll and of what it runs on
@@ -72,95 +119,6 @@ pub(crate) struct ManArguments {
     /// Directory for the pages, such as /usr/local/share/man/man1
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
-}
-
-/// What `run` and `compare` share: what to run, and in what.
-#[derive(Debug, Args)]
-pub(crate) struct RunArguments {
-    /// How the instance is isolated
-    #[arg(long, value_enum, default_value_t, env = "PLIMSOLL_BACKEND")]
-    pub(crate) backend: BackendArgument,
-
-    /// What drives a VM: our own monitor on /dev/kvm, or QEMU's software emulation
-    ///
-    /// auto takes kvm where it is hardware, else tcg when QEMU is installed, else kvm; it says which and why.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) accel: AccelArgument,
-
-    /// Remove the instance and its writable layer when it ends
-    #[arg(long)]
-    pub(crate) rm: bool,
-
-    /// Pass standard input on to the command
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
-
-    /// Give the command a terminal
-    #[arg(short, long)]
-    pub(crate) tty: bool,
-
-    /// Set an environment variable (KEY=VALUE, or KEY to pass on its value here)
-    #[arg(short, long, value_name = "KEY[=VALUE]")]
-    pub(crate) env: Vec<String>,
-
-    /// Name of the instance
-    #[arg(long)]
-    pub(crate) name: Option<String>,
-
-    /// Working directory inside the instance
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-
-    /// User (and group) that the command runs as, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub(crate) user: Option<String>,
-
-    /// Host name inside the instance
-    #[arg(short = 'h', long)]
-    pub(crate) hostname: Option<String>,
-
-    /// Program to run in place of the image's entry point
-    #[arg(long)]
-    pub(crate) entrypoint: Option<String>,
-
-    /// Memory limit, or a VM's memory, such as 512m [VM default: 256m]
-    #[arg(short, long, value_name = "SIZE")]
-    pub(crate) memory: Option<Bytes>,
-
-    /// Number of CPUs, such as 0.5; a VM gets as many virtual CPUs as cover it [VM default: 1]
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) cpus: Option<f64>,
-
-    /// Limit on the number of processes and threads
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) pids_limit: Option<u64>,
-
-    /// Mount the root file system read-only
-    #[arg(long)]
-    pub(crate) read_only: bool,
-
-    /// Guest kernel of a VM: an uncompressed vmlinux
-    #[arg(long, value_name = "PATH")]
-    pub(crate) kernel: Option<PathBuf>,
-
-    /// seccomp=unconfined runs a container without docker's default system call filter
-    #[arg(long, value_name = "OPTION")]
-    pub(crate) security_opt: Vec<String>,
-
-    /// Network of the instance
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) network: NetworkArgument,
-
-    /// Print help
-    #[arg(long, action = clap::ArgAction::Help)]
-    pub(crate) help: Option<bool>,
-
-    /// Image to run
-    pub(crate) image: String,
-
-    /// Command and arguments in place of the image's own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -324,6 +282,10 @@ pub(crate) struct RmArguments {
     /// Kill those that run
     #[arg(short, long)]
     pub(crate) force: bool,
+
+    /// Remove their anonymous volumes too
+    #[arg(short, long)]
+    pub(crate) volumes: bool,
 
     /// Names or identifiers
     #[arg(required = true, value_name = "INSTANCE")]

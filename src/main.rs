@@ -2,6 +2,7 @@
 
 mod cli;
 mod compare;
+mod create;
 mod completions;
 mod doctor;
 #[allow(
@@ -18,8 +19,11 @@ mod filter;
 mod format;
 mod images;
 mod import;
+mod lifecycle;
 mod load;
+mod logs;
 mod output;
+mod prune;
 mod ps;
 mod report;
 mod rm;
@@ -32,12 +36,14 @@ mod run;
 )]
 mod template;
 mod version;
+mod volume;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use cli::{Cli, Verb};
+use cli::{Cli, ContainerVerb, Verb};
 
 /// docker's exit code for whatever is not the command's own failure.
 const ENGINE_FAILED: u8 = 125;
@@ -76,18 +82,52 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
     };
     match verb {
         Verb::Run(arguments) => run::run(&cli.root, arguments),
+        Verb::Create(arguments) => create::create(&cli.root, arguments),
+        Verb::Start(arguments) => lifecycle::start(&cli.root, arguments),
+        Verb::Stop(arguments) => lifecycle::stop(&cli.root, arguments),
+        Verb::Restart(arguments) => lifecycle::restart(&cli.root, arguments),
+        Verb::Kill(arguments) => lifecycle::kill(&cli.root, arguments),
+        Verb::Pause(arguments) => lifecycle::pause(&cli.root, arguments),
+        Verb::Unpause(arguments) => lifecycle::unpause(&cli.root, arguments),
+        Verb::Wait(arguments) => lifecycle::wait(&cli.root, arguments),
+        Verb::Attach(arguments) => lifecycle::attach(&cli.root, arguments),
+        Verb::Logs(arguments) => logs::logs(&cli.root, arguments),
+        Verb::Rename(arguments) => lifecycle::rename(&cli.root, arguments),
+        Verb::Container { verb } => container(&cli.root, verb),
         Verb::Images(arguments) => images::images(&cli.root, arguments),
         Verb::Import(arguments) => import::import(&cli.root, arguments),
         Verb::Load(arguments) => load::load(&cli.root, arguments),
         Verb::Rmi(arguments) => rmi::rmi(&cli.root, arguments),
         Verb::Ps(arguments) => ps::ps(&cli.root, arguments),
         Verb::Rm(arguments) => rm::rm(&cli.root, arguments),
+        Verb::Volume(verb) => volume::volume(&cli.root, verb),
         Verb::Doctor(arguments) => doctor::doctor(&cli.root, arguments),
         Verb::Version => version::long(&cli.root),
         Verb::Report(arguments) => report::report(arguments),
         Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
         Verb::Completion(arguments) => completions::completion(arguments),
         Verb::Man(arguments) => completions::man(arguments),
+    }
+}
+
+/// docker's longer names of the same verbs.
+fn container(root: &Path, verb: &ContainerVerb) -> anyhow::Result<u8> {
+    match verb {
+        ContainerVerb::Run(arguments) => run::run(root, arguments),
+        ContainerVerb::Create(arguments) => create::create(root, arguments),
+        ContainerVerb::Start(arguments) => lifecycle::start(root, arguments),
+        ContainerVerb::Stop(arguments) => lifecycle::stop(root, arguments),
+        ContainerVerb::Restart(arguments) => lifecycle::restart(root, arguments),
+        ContainerVerb::Kill(arguments) => lifecycle::kill(root, arguments),
+        ContainerVerb::Pause(arguments) => lifecycle::pause(root, arguments),
+        ContainerVerb::Unpause(arguments) => lifecycle::unpause(root, arguments),
+        ContainerVerb::Wait(arguments) => lifecycle::wait(root, arguments),
+        ContainerVerb::Attach(arguments) => lifecycle::attach(root, arguments),
+        ContainerVerb::Logs(arguments) => logs::logs(root, arguments),
+        ContainerVerb::Rename(arguments) => lifecycle::rename(root, arguments),
+        ContainerVerb::Ls(arguments) => ps::ps(root, arguments),
+        ContainerVerb::Rm(arguments) => rm::rm(root, arguments),
+        ContainerVerb::Prune(arguments) => prune::containers(root, arguments),
     }
 }
 
@@ -108,10 +148,17 @@ fn sentence(error: &anyhow::Error) -> String {
 /// The exit code of a failure. For what runs a command it is docker's 125, 126 or 127; elsewhere 1.
 fn exit_code(cli: &Cli, error: &anyhow::Error) -> u8 {
     match cli.verb {
+        // `start -a` ends with the code of what could not be run, as docker's.
         Some(Verb::Run(_) | Verb::Compare(_)) => error
             .downcast_ref::<engine::Error>()
             .map_or(ENGINE_FAILED, engine::Error::exit_code),
-        _ => 1,
+        Some(Verb::Container { ref verb }) if matches!(**verb, ContainerVerb::Run(_)) => error
+            .downcast_ref::<engine::Error>()
+            .map_or(ENGINE_FAILED, engine::Error::exit_code),
+        _ => match error.downcast_ref::<engine::Error>() {
+            Some(engine::Error::Told { code, .. }) => *code,
+            _ => 1,
+        },
     }
 }
 

@@ -23,6 +23,38 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells the user something on standard error, as everything that is not output.
+pub(crate) fn notice(line: &str) {
+    eprintln!("plimsoll: {line}");
+}
+
+/// Does something to each instance, and prints the names of those it was done to; the exit code.
+pub(crate) fn each(
+    instances: &[String],
+    mut work: impl FnMut(&str) -> engine::Result<()>,
+) -> u8 {
+    let mut code = 0;
+    for wanted in instances {
+        match work(wanted) {
+            Ok(()) => println!("{wanted}"),
+            Err(error) => {
+                notice(&error.to_string());
+                code = 1;
+            }
+        }
+    }
+    code
+}
+
+/// Asks whether to go on, as docker's prunes do.
+pub(crate) fn confirm(what: &str) -> io::Result<bool> {
+    print!("WARNING! {what}\nAre you sure you want to continue? [y/N] ");
+    io::stdout().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "YES" | "Yes"))
+}
+
 /// Prints one JSON object a line.
 pub(crate) fn json_lines(objects: impl IntoIterator<Item = serde_json::Value>) -> io::Result<()> {
     let mut output = io::stdout().lock();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::{Home, Listed};
+use engine::{Home, Listed, Status};
 use serde_json::json;
 
 use crate::cli::{Format, PsArguments};
@@ -15,7 +15,7 @@ pub(crate) fn ps(root: &Path, arguments: &PsArguments) -> anyhow::Result<u8> {
     let home = Home::open(root)?;
     let listed: Vec<Listed> = engine::list(&home)?
         .into_iter()
-        .filter(|item| arguments.all || item.running)
+        .filter(|item| arguments.all || item.is_running())
         .collect();
     let id = |item: &Listed| {
         if arguments.no_trunc {
@@ -37,8 +37,8 @@ pub(crate) fn ps(root: &Path, arguments: &PsArguments) -> anyhow::Result<u8> {
                 "Command": command(item),
                 "CreatedAt": item.record.created,
                 "Status": status(item),
-                "State": if item.running { "running" } else { "exited" },
-                "ExitCode": item.record.exit.as_ref().map(|exit| exit.code),
+                "State": item.state.status.as_str(),
+                "ExitCode": item.state.exit_code,
                 "Names": item.record.name,
                 "Backend": item.record.spec.backend.as_str(),
             })
@@ -85,17 +85,20 @@ fn command(words: &[String], whole: bool) -> String {
     }
 }
 
+/// docker's words for where an instance stands.
 fn status(item: &Listed) -> String {
-    match &item.record.exit {
-        Some(exit) => format!(
-            "Exited ({}) {}",
-            exit.code,
-            output::ago(exit.at / 1_000_000_000)
+    let state = &item.state;
+    let since = |moment: u64| output::ago(moment / 1_000_000_000);
+    let up = || since(state.started_at).trim_end_matches(" ago").to_owned();
+    match state.status {
+        Status::Created => "Created".into(),
+        Status::Running => format!("Up {}", up()),
+        Status::Paused => format!("Up {} (Paused)", up()),
+        Status::Restarting => format!(
+            "Restarting ({}) {}",
+            state.exit_code,
+            since(state.finished_at)
         ),
-        None if item.running => format!(
-            "Up {}",
-            output::ago(item.record.created / 1_000_000_000).trim_end_matches(" ago")
-        ),
-        None => "Created".into(),
+        Status::Exited => format!("Exited ({}) {}", state.exit_code, since(state.finished_at)),
     }
 }

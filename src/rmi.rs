@@ -38,12 +38,12 @@ fn remove(
 ) -> engine::Result<Vec<Removed>> {
     let image = store.resolve(name)?;
     let last_name = image.names.len() <= 1;
-    if last_name && let Some(record) = engine::user_of_image(home, &image.id.to_string())? {
-        let running = record.exit.is_none();
+    if last_name && let Some(used) = engine::user_of_image(home, &image.id.to_string())? {
+        let running = used.is_running();
         if running || !force {
             return Err(Error::ImageInUse {
                 image: name.to_owned(),
-                instance: record.short_id().to_owned(),
+                instance: used.record.short_id().to_owned(),
                 running,
             });
         }

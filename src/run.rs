@@ -4,72 +4,60 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use anyhow::bail;
-use engine::{Home, InstanceSpec, Limits};
+use engine::lifecycle::RunOptions;
+use engine::{Attach, Home};
 
 use crate::cli::RunArguments;
+use crate::create::{refuse_existing, spec, write_id};
+use crate::output;
 
 pub(crate) fn run(root: &Path, arguments: &RunArguments) -> anyhow::Result<u8> {
-    if arguments.tty && arguments.interactive && !std::io::stdin().is_terminal() {
+    let create = &arguments.create;
+    if create.tty && create.interactive && !arguments.detach && !std::io::stdin().is_terminal() {
         bail!("the input device is not a terminal: leave -t out, or run this from a terminal");
     }
-    let spec = spec(arguments)?;
+    if arguments.detach && !create.attach.is_empty() {
+        bail!("conflicting options: cannot specify both --attach and --detach");
+    }
+    let spec = spec(create)?;
     let home = Home::open(root)?;
-    let outcome = engine::run(&home, &spec, &mut |line| eprintln!("plimsoll: {line}"))?;
+    refuse_existing(create.cidfile.as_deref())?;
+    let wants = |stream: &str| {
+        create.attach.is_empty()
+            || create
+                .attach
+                .iter()
+                .any(|name| name.eq_ignore_ascii_case(stream))
+    };
+    let options = RunOptions {
+        detach: arguments.detach,
+        attach: Attach {
+            stdin: create.interactive && wants("stdin"),
+            stdout: wants("stdout"),
+            stderr: wants("stderr"),
+            sig_proxy: arguments.sig_proxy,
+            detach_keys: arguments.detach_keys.clone(),
+        },
+    };
+    let mut written = Ok(());
+    let outcome = engine::lifecycle::run(
+        &home,
+        &spec,
+        &options,
+        &mut |record| {
+            if let Some(path) = &create.cidfile {
+                written = write_id(path, &record.id);
+            }
+            Ok(())
+        },
+        &mut output::notice,
+    )?;
+    written?;
+    if arguments.detach {
+        println!("{}", outcome.id);
+    }
     if let Some(reason) = &outcome.reason {
-        eprintln!("plimsoll: {reason}");
+        output::notice(reason);
     }
     Ok(outcome.code)
-}
-
-fn spec(arguments: &RunArguments) -> anyhow::Result<InstanceSpec> {
-    let spec = InstanceSpec {
-        image: arguments.image.clone(),
-        command: arguments.command.clone(),
-        backend: arguments.backend.into(),
-        accel: arguments.accel.into(),
-        name: arguments.name.clone(),
-        auto_remove: arguments.rm,
-        interactive: arguments.interactive,
-        terminal: arguments.tty,
-        env: arguments.env.clone(),
-        workdir: arguments.workdir.clone(),
-        user: arguments.user.clone(),
-        hostname: arguments.hostname.clone(),
-        entrypoint: arguments.entrypoint.as_ref().map(|program| {
-            // docker: an empty entry point takes the image's away.
-            if program.is_empty() {
-                Vec::new()
-            } else {
-                vec![program.clone()]
-            }
-        }),
-        limits: Limits {
-            memory: arguments.memory.map(|size| size.0),
-            cpus: arguments.cpus,
-            pids: arguments.pids_limit,
-        },
-        kernel: arguments.kernel.clone(),
-        seccomp_unconfined: seccomp_unconfined(&arguments.security_opt)?,
-        read_only: arguments.read_only,
-        network: arguments.network.into(),
-    };
-    spec.check()?;
-    Ok(spec)
-}
-
-fn seccomp_unconfined(options: &[String]) -> anyhow::Result<bool> {
-    let mut unconfined = false;
-    for option in options {
-        match option.as_str() {
-            "seccomp=unconfined" => unconfined = true,
-            "seccomp=builtin"
-            | "no-new-privileges"
-            | "no-new-privileges:true"
-            | "no-new-privileges=true" => {}
-            _ => bail!(
-                "--security-opt {option:?} is not known: use seccomp=unconfined (no-new-privileges is always on)"
-            ),
-        }
-    }
-    Ok(unconfined)
 }

@@ -98,17 +98,17 @@ fn timed(
     let mut times = vec![("spec", elapsed())];
     let lower = [root.to_owned()];
     let volatile = std::env::var_os("VOLATILE").is_some();
-    let mut container = start(Launch {
-        id: &format!("example-{}", std::process::id()),
-        spec: &spec,
-        rootfs: Rootfs::Overlay {
+    let mut container = start(Launch::new(
+        &format!("example-{}", std::process::id()),
+        &spec,
+        Rootfs::Overlay {
             lower: &lower,
             upper,
             work,
             volatile,
         },
-        stdio: Stdio::Inherit { stdin: false },
-    })?;
+        Stdio::Inherit { stdin: false },
+    ))?;
     let started = elapsed();
     let exit = container.wait()?;
     let waited = elapsed();

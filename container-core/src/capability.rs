@@ -5,6 +5,51 @@ use oci_spec::runtime::{Capabilities, Capability};
 /// CAP_SYS_RESOURCE.
 pub(crate) const SYS_RESOURCE: u32 = 24;
 
+/// Every capability, in the order of its number.
+pub(crate) const ALL: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
+    Capability::IpcLock,
+    Capability::IpcOwner,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
+    Capability::SysAdmin,
+    Capability::SysBoot,
+    Capability::SysNice,
+    Capability::SysResource,
+    Capability::SysTime,
+    Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
+    Capability::Syslog,
+    Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
+];
+
 /// The bit of a capability in a set.
 pub(crate) const fn bit(number: u32) -> u64 {
     1 << number
@@ -63,9 +108,21 @@ pub(crate) fn bits(set: &Capabilities) -> u64 {
         .fold(0, |bits, capability| bits | bit(number(*capability)))
 }
 
+/// A set as a bit mask: bit n is the capability that linux/capability.h numbers n.
+pub fn capability_mask(set: &Capabilities) -> u64 {
+    bits(set)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_numbers() {
+        for (index, capability) in ALL.into_iter().enumerate() {
+            assert_eq!(number(capability) as usize, index);
+        }
+    }
 
     #[test]
     fn every_capability_has_a_number_of_its_own() {

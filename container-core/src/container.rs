@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
+use crate::init::Init;
 use crate::stage::Stage;
 use crate::sys::Errno;
 use crate::sys::clone;
@@ -167,6 +168,22 @@ impl Container {
         };
         self.exit = Some(Exit { status, oom_killed });
         Ok(self.exit)
+    }
+
+    /// Its first process, to be found again by its ID and the time of its start, and for [`crate::exec`].
+    pub fn init(&self) -> Result<Option<Init>> {
+        Init::find(self.pid)
+    }
+
+    /// Lets go of it without ending anything: it runs on, and its cgroups are to be removed by somebody else
+    /// ([`crate::remove_cgroups`]). One that is tied to this thread still ends with it.
+    pub fn leave(mut self) {
+        // `drop` looks at these: an end that is known, and no cgroup, leave it nothing to do.
+        self.exit.get_or_insert(Exit {
+            status: ExitStatus::Exited(0),
+            oom_killed: false,
+        });
+        drop(self.cgroup.take());
     }
 
     /// Lets go of everything the container had in the kernel: kills what still runs, removes its cgroups, takes its

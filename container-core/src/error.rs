@@ -66,6 +66,18 @@ pub enum Error {
         /// What probably happened; may be empty.
         hint: &'static str,
     },
+    /// A hook failed.
+    #[error("{hook}: {path}: {reason}{output}")]
+    Hook {
+        /// The member of config.json, such as `hooks.prestart[0]`.
+        hook: String,
+        /// Its program.
+        path: PathBuf,
+        /// How it ended, or why it could not be run.
+        reason: String,
+        /// A colon and the first of what it said, or nothing.
+        output: String,
+    },
     /// A control group could not be made or used.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),

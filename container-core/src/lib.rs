@@ -3,13 +3,14 @@
 //!
 //! [`start`] takes a specification apart, makes a process in new namespaces, and does the launcher's part
 //! (cgroups, network namespace) while that process makes its mounts. When it returns, the command has been
-//! executed; [`Container`] waits for it, and lets go of everything it had.
+//! executed; [`Container`] waits for it, and lets go of everything it had. [`create`] stops before the command, and
+//! [`exec`] runs another one in a container that runs.
 //!
 //! Kernel: Linux 5.12 for mount_setattr(2); 5.14 for killing a cgroup at once; overlay takes its layers one by one
 //! from 6.8, as descriptors in one option string before.
 //!
 //! **Invariants.** Nothing is ever mounted in the host's mount namespace. The container dies with the thread that started
-//! it. What is left after a SIGKILL of that thread's process is at most an empty cgroup, found by
+//! it, unless it was told not to be tied ([`Launch::tied`]). What is left after a SIGKILL of that thread's process is at most an empty cgroup, found by
 //! [`cgroup::list`] and removed by [`cgroup::remove_by_id`].
 
 mod capability;
@@ -18,8 +19,13 @@ mod child;
 mod container;
 mod default_spec;
 mod error;
+mod exec;
+mod hooks;
+mod init;
 mod launch;
+mod overlay;
 mod plan;
+mod privileged;
 pub mod seccomp;
 mod stage;
 mod sys;
@@ -28,8 +34,14 @@ mod teardown;
 pub use container::{Container, Exit, ExitStatus, Teardown};
 pub use default_spec::{DEFAULT_CAPABILITIES, DEFAULT_PATH, default_spec};
 pub use error::{Errno, Error, Result};
-pub use launch::{Launch, Rootfs, Stdio, start};
-pub use plan::process::grantable_rlimit;
+pub use capability::capability_mask;
+pub use exec::{Exec, ExecProcess, exec};
+pub use hooks::HookState;
+pub use init::Init;
+pub use launch::{Created, Launch, Rootfs, Stdio, create, open_gate, start};
+pub use overlay::mount_overlay;
+pub use plan::process::{grantable_rlimit, rlimit_number};
+pub use privileged::{held_capabilities, host_devices, make_privileged};
 pub use stage::Stage;
 
 /// Kills what is left of a container in its cgroups and removes them. Can be repeated; also for what a killed launcher

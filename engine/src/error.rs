@@ -48,6 +48,12 @@ pub enum Error {
     /// The guest did not do what a guest does.
     #[error(transparent)]
     Session(#[from] microvm_core::session::SessionError),
+    /// A mount is not what one can be.
+    #[error(transparent)]
+    Mount(#[from] crate::mount::MountError),
+    /// A volume could not be made, found or removed.
+    #[error(transparent)]
+    Volume(#[from] crate::volume::VolumeError),
     /// A disk could not be made.
     #[error("cannot make the disk {}: {reason}", path.display())]
     Disk {
@@ -90,9 +96,23 @@ pub enum Error {
         /// How many it fits.
         count: usize,
     },
-    /// The instance is running.
-    #[error("cannot remove instance {0}: it is running; stop it first, or use `rm -f`")]
+    /// Somebody makes, starts, runs or removes the instance at this moment.
+    #[error("container {0} is running, or is just being started or removed")]
     Running(String),
+    /// A running instance is not removed without force.
+    #[error("cannot remove container {0}: container is running: stop the container before removing or force remove")]
+    RemoveRunning(String),
+    /// What was asked for cannot be done to the instance as it is.
+    #[error("{0}")]
+    Refused(String),
+    /// The supervisor's word.
+    #[error("{message}")]
+    Told {
+        /// The sentence.
+        message: String,
+        /// docker's exit code for it.
+        code: u8,
+    },
     /// The image is in use.
     #[error("cannot remove image {image}: instance {instance} {}", if *.running { "runs from it: stop it first" } else { "was made from it: remove that with `plimsoll rm` first, or use `rmi -f`" })]
     ImageInUse {
@@ -142,7 +162,7 @@ impl Error {
     /// 125 for everything that is not about the command.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Guest { code, .. } => *code,
+            Self::Guest { code, .. } | Self::Told { code, .. } => *code,
             Self::Container(container_core::Error::CommandNotFound { .. }) => 127,
             Self::Container(container_core::Error::NotExecutable { .. }) => 126,
             _ => 125,

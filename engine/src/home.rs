@@ -7,6 +7,7 @@
 //! names/<name>          symbolic link to the identifier that has the name
 //! trash/<id>            an instance in the course of being removed
 //! vm/                   initramfs and blank disk, made once
+//! volumes/<name>/       one volume (volume)
 //! ```
 
 use std::fs;
@@ -24,7 +25,15 @@ pub const DEFAULT_ROOT: &str = "/var/lib/plimsoll";
 /// Where `make kernel` (guest/kernel/build.sh) leaves the guest kernel it built last.
 pub const DEFAULT_KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
 
-const FOLDERS: [&str; 6] = ["images", "instances", "names", "trash", "vm", "active"];
+const FOLDERS: [&str; 7] = [
+    "images",
+    "instances",
+    "names",
+    "trash",
+    "vm",
+    "volumes",
+    "active",
+];
 
 /// Plimsoll's state directory, present and ours alone.
 #[derive(Debug, Clone)]
@@ -81,6 +90,11 @@ impl Home {
         Ok(Store::open(&self.root.join("images"))?)
     }
 
+    /// The current log file of an instance.
+    pub fn log(&self, id: &str) -> PathBuf {
+        crate::logs::path(&self.instance(id), id)
+    }
+
     pub(crate) fn instances(&self) -> PathBuf {
         self.root.join("instances")
     }
@@ -107,6 +121,10 @@ impl Home {
 
     pub(crate) fn vm(&self) -> PathBuf {
         self.root.join("vm")
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
     }
 }
 

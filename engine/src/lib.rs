@@ -3,28 +3,42 @@
 //! Data flows one way: [`InstanceSpec`] → image and state → backend → the instance's end. The three cores
 //! (image-core, container-core, microvm-core) meet here and nowhere else.
 
+pub mod archive;
 mod backend;
 pub mod base;
+mod client;
 pub mod doctor;
 mod error;
 mod home;
 mod instance;
+pub mod lifecycle;
+pub mod logs;
+pub mod mount;
 mod names;
 mod process;
-mod run;
 mod signals;
 mod spec;
+mod supervisor;
 mod terminal;
 mod timeline;
 mod user;
+pub mod volume;
+mod xattr;
 
 pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};
 pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
 pub use image_core::{Change, Error as ImageError, Image, ImageSummary, Reference, Removed, Store};
-pub use instance::{ExitRecord, Listed, Record, list, remove, repair, user_of_image};
+pub use client::{Attach, DetachKeys};
+pub use instance::{
+    Listed, Record, State, Status, find, is_owned, list, look, remove, rename, repair, size,
+    user_of_image,
+};
 pub use microvm_core::{Substrate, qemu_binary, substrate};
 pub use names::is_valid as is_valid_name;
-pub use run::{Outcome, run};
-pub use spec::{Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, VM_MEMORY};
+pub use signals::number as signal_number;
+pub use spec::{
+    Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, RestartPolicy, STOP_TIMEOUT, Ulimit,
+    VM_MEMORY,
+};
 pub use timeline::TIMELINE_VARIABLE;

@@ -10,7 +10,7 @@ use crate::user::{self, Identity};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The most that is read of an image's passwd or group file, bytes. Debian's is 1 KiB; an image is hostile.
-const ACCOUNTS_MAX: u64 = 4 << 20;
+pub(crate) const ACCOUNTS_MAX: u64 = 4 << 20;
 
 /// The process that an instance runs.
 #[derive(Debug, Clone)]
@@ -58,18 +58,31 @@ impl Process {
         args: Vec<String>,
         hostname: &str,
     ) -> Result<Self> {
+        Self::with_accounts(spec, image, args, hostname, &|path| {
+            let bytes = store
+                .read_file(image, path, ACCOUNTS_MAX)?
+                .unwrap_or_default();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        })
+    }
+
+    /// The same with the users and groups of files that `accounts` reads, by a path such as `etc/passwd`.
+    ///
+    /// # Errors
+    /// As for [`Process::new`].
+    pub(crate) fn with_accounts(
+        spec: &InstanceSpec,
+        image: &Image,
+        args: Vec<String>,
+        hostname: &str,
+        accounts: &dyn Fn(&str) -> Result<String>,
+    ) -> Result<Self> {
         let config = image.config.config().as_ref();
         let wanted = spec
             .user
             .clone()
             .or_else(|| config.and_then(|config| config.user().clone()))
             .unwrap_or_default();
-        let accounts = |path| -> Result<String> {
-            let bytes = store
-                .read_file(image, path, ACCOUNTS_MAX)?
-                .unwrap_or_default();
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
         let identity = user::resolve(&wanted, &accounts("etc/passwd")?, &accounts("etc/group")?)?;
         let mut defaults = vec![("PATH", DEFAULT_PATH), ("HOSTNAME", hostname)];
         if spec.terminal {

@@ -26,6 +26,38 @@ const PROXIED: [Signal; 13] = [
     Signal::SIGWINCH,
 ];
 
+/// The number of a signal by its name (`TERM`, `SIGTERM`, `RTMIN+3`) or by its number.
+pub fn number(text: &str) -> Option<i32> {
+    let upper = text.trim().to_ascii_uppercase();
+    if let Ok(number) = upper.parse::<i32>() {
+        return (1..=libc::SIGRTMAX()).contains(&number).then_some(number);
+    }
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let real_time = |base: i32, rest: &str| -> Option<i32> {
+        let offset: i32 = if rest.is_empty() { 0 } else { rest.parse().ok()? };
+        let number = base + offset;
+        (libc::SIGRTMIN()..=libc::SIGRTMAX())
+            .contains(&number)
+            .then_some(number)
+    };
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        return real_time(libc::SIGRTMIN(), rest);
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        return real_time(libc::SIGRTMAX(), rest);
+    }
+    let name = match name {
+        "CLD" => "CHLD",
+        "IOT" => "ABRT",
+        "POLL" => "IO",
+        other => other,
+    };
+    format!("SIG{name}")
+        .parse::<Signal>()
+        .ok()
+        .map(|signal| signal as i32)
+}
+
 /// A descriptor that becomes readable when a signal has come.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -37,22 +69,40 @@ impl Signals {
     /// descriptor.
     pub(crate) fn block() -> Result<Self> {
         let set: SigSet = PROXIED.into_iter().collect();
-        let system = |action| {
-            move |e: nix::Error| Error::System {
-                action,
-                source: e.into(),
-            }
-        };
-        set.thread_block().map_err(system("block signals"))?;
-        let descriptor = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-            .map_err(system("open a signal descriptor"))?;
+        set.thread_block().map_err(failed("block signals"))?;
+        Self::open(&set)
+    }
+
+    fn open(set: &SigSet) -> Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let descriptor =
+            SignalFd::with_flags(set, flags).map_err(failed("open a signal descriptor"))?;
         Ok(Self { descriptor })
+    }
+
+    /// Blocks these signals and no others in this thread, and opens the descriptor.
+    pub(crate) fn only(signals: &[Signal]) -> Result<Self> {
+        let set: SigSet = signals.iter().copied().collect();
+        set.thread_set_mask().map_err(failed("block signals"))?;
+        Self::open(&set)
+    }
+
+    /// The descriptor, to poll.
+    pub(crate) fn number(&self) -> i32 {
+        std::os::fd::AsRawFd::as_raw_fd(&self.descriptor.as_fd())
     }
 
     /// The next signal's number, if one has come.
     pub(crate) fn next(&self) -> Option<i32> {
         let info = self.descriptor.read_signal().ok().flatten()?;
         i32::try_from(info.ssi_signo).ok()
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(nix::Error) -> Error {
+    move |e| Error::System {
+        action,
+        source: e.into(),
     }
 }
 
@@ -65,6 +115,23 @@ impl AsFd for Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signals_are_known_by_name_and_number() {
+        for (text, expected) in [
+            ("TERM", 15),
+            ("sigkill", 9),
+            ("9", 9),
+            ("SIGRTMIN+3", libc::SIGRTMIN() + 3),
+            ("RTMAX-1", libc::SIGRTMAX() - 1),
+            ("CLD", libc::SIGCHLD),
+        ] {
+            assert_eq!(number(text), Some(expected), "{text}");
+        }
+        for text in ["", "0", "65", "-1", "NOPE", "SIG", "RTMIN+99"] {
+            assert_eq!(number(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_blocked_signal_is_read_from_the_descriptor() {

@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use image_core::Image;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::logs::LogOptions;
+use crate::mount::{MountSpec, VolumesFrom};
+use crate::signals;
 
 /// How an instance is isolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -60,14 +65,59 @@ pub enum Network {
 pub struct Limits {
     /// Memory, bytes.
     pub memory: Option<u64>,
+    /// Memory and swap together, bytes; -1 for no bound on swap.
+    #[serde(default)]
+    pub memory_swap: Option<i64>,
     /// CPUs; fractions are time slices.
     pub cpus: Option<f64>,
     /// Processes and threads.
     pub pids: Option<u64>,
 }
 
+/// A resource limit of the instance's processes (`--ulimit`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// The kernel's name in docker's spelling: `nofile`.
+    pub name: String,
+    /// The limit in force; `u64::MAX` for none.
+    pub soft: u64,
+    /// What it may be raised to.
+    pub hard: u64,
+}
+
+/// What happens when an instance has ended (`--restart`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Nothing.
+    #[default]
+    No,
+    /// It is started again after a failure, so many times at the most (0: without a bound).
+    OnFailure(u32),
+    /// It is started again.
+    Always,
+    /// It is started again unless the user has stopped it.
+    UnlessStopped,
+}
+
+impl RestartPolicy {
+    /// docker's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::OnFailure(_) => "on-failure",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+        }
+    }
+}
+
+/// How long `stop` waits before SIGKILL unless told otherwise, seconds: docker's.
+pub const STOP_TIMEOUT: i64 = 10;
+
 /// Everything that `run` is told about one instance.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InstanceSpec {
     /// The image, as typed.
     pub image: String,
@@ -105,6 +155,74 @@ pub struct InstanceSpec {
     pub read_only: bool,
     /// The network.
     pub network: Network,
+    /// Root inside is root of the host in almost every respect.
+    pub privileged: bool,
+    /// A small init is PID 1: it passes signals on and reaps orphans.
+    pub init: bool,
+    /// Capabilities beyond docker's default ones (`ALL` for every one).
+    pub cap_add: Vec<String>,
+    /// Capabilities taken away.
+    pub cap_drop: Vec<String>,
+    /// Programs cannot gain privileges.
+    pub no_new_privileges: bool,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// CPUs it may run on, as `0-2,4`.
+    pub cpuset: Option<String>,
+    /// What happens when it has ended.
+    pub restart: RestartPolicy,
+    /// The signal of `stop`.
+    pub stop_signal: i32,
+    /// The patience of `stop`, seconds; negative for ever.
+    pub stop_timeout: i64,
+    /// Labels, the image's among them.
+    pub labels: BTreeMap<String, String>,
+    /// Its log.
+    pub log: LogOptions,
+    /// What is mounted in it, as the user asks; in an instance's record, everything that is mounted.
+    pub mounts: Vec<MountSpec>,
+    /// Other instances whose mounts it gets; settled before an instance has a record.
+    #[serde(skip)]
+    pub volumes_from: Vec<VolumesFrom>,
+}
+
+impl Default for InstanceSpec {
+    fn default() -> Self {
+        Self {
+            image: String::new(),
+            command: Vec::new(),
+            backend: BackendKind::default(),
+            accel: Accel::default(),
+            name: None,
+            auto_remove: false,
+            interactive: false,
+            terminal: false,
+            env: Vec::new(),
+            workdir: None,
+            user: None,
+            hostname: None,
+            entrypoint: None,
+            limits: Limits::default(),
+            kernel: None,
+            seccomp_unconfined: false,
+            read_only: false,
+            network: Network::default(),
+            privileged: false,
+            init: false,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            no_new_privileges: false,
+            ulimits: Vec::new(),
+            cpuset: None,
+            restart: RestartPolicy::default(),
+            stop_signal: 0,
+            stop_timeout: STOP_TIMEOUT,
+            labels: BTreeMap::new(),
+            log: LogOptions::default(),
+            mounts: Vec::new(),
+            volumes_from: Vec::new(),
+        }
+    }
 }
 
 /// A VM's memory unless `-m` says otherwise, bytes: 256 MiB.
@@ -119,6 +237,11 @@ impl InstanceSpec {
     /// # Errors
     /// [`Error::Unsupported`] and [`Error::InvalidValue`].
     pub fn check(&self) -> Result<()> {
+        if self.auto_remove && self.restart != RestartPolicy::No {
+            return Err(Error::Unsupported(
+                "conflicting options: cannot specify both --restart and --rm".into(),
+            ));
+        }
         if let Some(cpus) = self.limits.cpus {
             // docker's own lower bound is one hundredth of a CPU.
             if !(0.01..=4096.0).contains(&cpus) {
@@ -135,7 +258,58 @@ impl InstanceSpec {
         }
     }
 
+    /// Settles what the image has a say in, and what depends on this very moment: it is written down once, so that every
+    /// later start is the same.
+    pub(crate) fn take_from_image(&mut self, image: &Image) {
+        let config = image.config.config().as_ref();
+        if self.stop_signal == 0 {
+            let named = config.and_then(|config| config.stop_signal().clone());
+            self.stop_signal = named
+                .and_then(|name| signals::number(&name))
+                .unwrap_or(libc::SIGTERM);
+        }
+        let mut labels: BTreeMap<String, String> = config
+            .and_then(|config| config.labels().clone())
+            .unwrap_or_default()
+            .into_iter()
+            .collect();
+        labels.append(&mut self.labels);
+        self.labels = labels;
+        // `-e KEY` means the value that KEY has here and now.
+        let given = std::mem::take(&mut self.env);
+        self.env = given
+            .into_iter()
+            .filter_map(|entry| match entry.contains('=') {
+                true => Some(entry),
+                false => std::env::var(&entry)
+                    .ok()
+                    .map(|value| format!("{entry}={value}")),
+            })
+            .collect();
+    }
+
     fn check_vm(&self) -> Result<()> {
+        let refused = [
+            (
+                self.init,
+                "--init is refused for a VM: its agent is PID 1 of the machine and reaps orphans already",
+            ),
+            (
+                self.limits.memory_swap.is_some(),
+                "--memory-swap is refused for a VM: its kernel has no swap; use --memory",
+            ),
+            (
+                self.limits.pids.is_some(),
+                "--pids-limit is refused for a VM: its processes are its own kernel's, and --memory bounds them",
+            ),
+            (
+                !self.cap_add.is_empty(),
+                "--cap-add is refused for a VM: root in it has every capability of a kernel of its own",
+            ),
+        ];
+        if let Some((_, sentence)) = refused.into_iter().find(|(asked, _)| *asked) {
+            return Err(Error::Unsupported(sentence.to_owned()));
+        }
         if self.network == Network::Host {
             return Err(Error::Unsupported(
                 "--network host is refused for a VM: it has a kernel, and so a network, of its own; use --network none, or --backend container"
@@ -180,6 +354,21 @@ impl InstanceSpec {
                 value: memory.to_string(),
                 reason: "the minimum memory limit is 6 MiB".into(),
             });
+        }
+        match (self.limits.memory, self.limits.memory_swap) {
+            (None, Some(0..)) => {
+                return Err(Error::Unsupported(
+                    "you should always set the memory limit when using --memory-swap: give --memory as well".into(),
+                ));
+            }
+            (Some(memory), Some(both @ 0..)) if both.cast_unsigned() < memory => {
+                return Err(Error::InvalidValue {
+                    flag: "--memory-swap",
+                    value: both.to_string(),
+                    reason: "the minimum memory-swap limit should be larger than the memory limit: it counts both together".into(),
+                });
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -226,7 +415,7 @@ impl FromStr for Bytes {
 
 /// Merges the image's environment with the user's, the later winning, in the order of first mention.
 ///
-/// `K` alone takes the value that this command has, and is left out where it has none (docker's rule).
+/// Of the user's, `K` alone has been given its value before (see [`InstanceSpec::take_from_image`]).
 pub(crate) fn merge_env(
     image: &[String],
     user: &[String],
@@ -247,13 +436,8 @@ pub(crate) fn merge_env(
         set(key, value);
     }
     for entry in user {
-        match entry.split_once('=') {
-            Some((key, value)) => set(key, value),
-            None => {
-                if let Ok(value) = std::env::var(entry) {
-                    set(entry, &value);
-                }
-            }
+        if let Some((key, value)) = entry.split_once('=') {
+            set(key, value);
         }
     }
     order
@@ -287,7 +471,7 @@ mod tests {
     fn the_users_environment_wins_over_the_images_and_keeps_its_place() {
         let merged = merge_env(
             &["A=1".into(), "PATH=/x".into()],
-            &["A=2".into(), "B=a=b".into(), "PLIMSOLL_SURELY_UNSET".into()],
+            &["A=2".into(), "B=a=b".into()],
             &[("PATH", "/bin"), ("HOSTNAME", "h")],
         );
         assert_eq!(merged, ["PATH=/x", "HOSTNAME=h", "A=2", "B=a=b"]);

@@ -16,6 +16,14 @@ pub(crate) struct Size {
     pub(crate) columns: u16,
 }
 
+impl Size {
+    /// What terminals have been since the VT100.
+    pub(crate) const DEFAULT: Self = Self {
+        rows: 24,
+        columns: 80,
+    };
+}
+
 /// Size of the terminal behind `descriptor`, or what terminals have been since the VT100.
 pub(crate) fn size(descriptor: BorrowedFd<'_>) -> Size {
     let mut window = libc::winsize {
@@ -38,10 +46,7 @@ pub(crate) fn size(descriptor: BorrowedFd<'_>) -> Size {
             columns: window.ws_col,
         }
     } else {
-        Size {
-            rows: 24,
-            columns: 80,
-        }
+        Size::DEFAULT
     }
 }
 

@@ -40,11 +40,20 @@ const COMMON_FLAGS: &[&str] = &[
     "-Clink-arg=-Wl,--strip-all",
 ];
 
-const PROGRAMS: [Program; 2] = [
+const PROGRAMS: [Program; 3] = [
     Program {
         name: "guest-agent",
         flags: &["-Cforce-unwind-tables=no"],
         // Each of its bytes is copied by the guest's kernel at every boot: its dependencies are built for size as well.
+        arguments: &[
+            "--features=freestanding",
+            "--config=profile.guest.opt-level=\"s\"",
+        ],
+    },
+    Program {
+        name: "guest-tools",
+        flags: &["-Cforce-unwind-tables=no"],
+        // As the agent's, whenever it is sent along.
         arguments: &[
             "--features=freestanding",
             "--config=profile.guest.opt-level=\"s\"",
@@ -58,9 +67,11 @@ const PROGRAMS: [Program; 2] = [
 ];
 
 /// What the programs are made of, below the workspace's root.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 8] = [
     "guest/agent",
+    "guest/freestanding",
     "guest/protocol",
+    "guest/tools",
     "bench/workload",
     "Cargo.toml",
     "Cargo.lock",

@@ -180,6 +180,22 @@ pub enum Error {
         reason: String,
     },
 
+    /// A path of an image that should lead to a directory.
+    #[error("{path} of the image is not a directory")]
+    NotADirectory {
+        /// The path inside the image.
+        path: String,
+    },
+
+    /// A directory of an image could not be copied into a volume.
+    #[error("cannot copy {path} from the image into the volume: {source}")]
+    CopyUp {
+        /// The path inside the image.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+
     /// `mkfs.erofs` is not installed.
     #[error(
         "mkfs.erofs is not installed, and virtual machines need it: install the package erofs-utils"

@@ -10,6 +10,7 @@
 mod archive;
 mod builder;
 mod change;
+mod copy_up;
 mod digest;
 mod erofs;
 mod error;
@@ -22,15 +23,22 @@ mod store;
 mod timestamp;
 mod union;
 mod unpack;
+mod view;
 mod words;
 
+pub use archive::{
+    Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarReader,
+    Timestamp,
+};
 pub use builder::TarBuilder;
 pub use change::{Change, apply};
+pub use copy_up::ImageDirectory;
 pub use digest::Digest;
 pub use erofs::ErofsLayer;
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use limits::Limits;
 pub use reference::Reference;
-pub use store::{Image, ImageSummary, Removed, Store};
+pub use store::{Image, ImageSummary, Removed, Store, clear_directory, remove_tree};
+pub use view::{LayerChild, LayerDirectory, LayerStat, LayerView};
 pub use words::Word;

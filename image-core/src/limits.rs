@@ -49,7 +49,10 @@ impl Limits {
     }
 
     /// The components of an entry's path below the root; empty for the root itself.
-    pub(crate) fn components<'p>(&self, path: &'p [u8]) -> Result<Vec<&'p [u8]>> {
+    ///
+    /// # Errors
+    /// [`Error::RefusedEntry`] for a path with `..`, or one that passes a limit.
+    pub fn components<'p>(&self, path: &'p [u8]) -> Result<Vec<&'p [u8]>> {
         if path.len() > self.path_bytes {
             return Err(Error::refused(
                 path,

@@ -1,10 +1,12 @@
-//! Single files out of an image, as they would be seen in its overlay, without mounting anything.
+//! An image's layers as its overlay would show them, without mounting anything.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::unpack::{OPAQUE, is_directory, is_whiteout};
@@ -15,22 +17,45 @@ const LINKS: usize = 40;
 
 /// A directory of the merged tree: where it is in the layers, without any link on the way, and which layers have it. Paths are
 /// kept, not descriptors: with 127 layers a few levels would fill the table of open files.
-#[derive(Clone)]
-struct Merged {
-    path: Vec<u8>,
-    /// Topmost first.
-    layers: Vec<usize>,
+#[derive(Clone, Debug)]
+pub(crate) struct Merged {
+    pub(crate) path: Vec<u8>,
+    /// Topmost first; never empty for a directory that was found.
+    pub(crate) layers: Vec<usize>,
 }
 
 /// Where a path leads: a name in one layer's part of a merged directory.
-struct Target {
+pub(crate) struct Target {
     directory: OwnedFd,
     name: Vec<u8>,
     stat: Stat,
 }
 
+impl Target {
+    pub(crate) fn stat(&self) -> &Stat {
+        &self.stat
+    }
+}
+
+/// What a merged directory has under a name.
+pub(crate) enum Listed {
+    Directory(Merged),
+    /// Anything else, in this layer's part of the directory.
+    File {
+        layer: usize,
+        stat: Stat,
+    },
+}
+
+/// What is known of a name while the layers of a directory are gone through, topmost first.
+enum Seen {
+    Hidden,
+    File { layer: usize, stat: Stat },
+    Directory { layers: Vec<usize>, merges: bool },
+}
+
 /// What a name in a merged directory is.
-enum Found {
+pub(crate) enum Found {
     Directory(Merged),
     File(Target),
 }
@@ -46,14 +71,9 @@ impl Store {
             path: path.to_owned(),
             reason,
         };
-        let mut roots = Vec::new();
-        for tree in self.layer_dirs(image)? {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(&tree, flags, Mode::empty());
-            roots.push(root.map_err(Error::io("open", &tree))?);
-        }
+        let union = Union::open_layers(&self.layer_dirs(image)?)?;
         let because = |error: Errno| fail(std::io::Error::from(error).to_string());
-        let target = match (Union { roots }).find(path.as_bytes()).map_err(because)? {
+        let target = match union.find(path.as_bytes()).map_err(because)? {
             None => return Ok(None),
             Some(Found::Directory(_)) => return Err(fail("it is a directory".to_owned())),
             Some(Found::File(target)) => target,
@@ -76,17 +96,33 @@ impl Store {
 }
 
 /// An image's layers, topmost first.
-struct Union {
+pub(crate) struct Union {
     roots: Vec<OwnedFd>,
 }
 
 impl Union {
-    /// Walks to `path`, following links.
-    fn find(&self, path: &[u8]) -> Result<Option<Found>, Errno> {
-        let root = Merged {
+    /// Opens the layers' directories, topmost first.
+    pub(crate) fn open_layers(layers: &[PathBuf]) -> Result<Self> {
+        let mut roots = Vec::with_capacity(layers.len());
+        for tree in layers {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let root = rustix::fs::open(tree, flags, Mode::empty());
+            roots.push(root.map_err(Error::io("open", tree))?);
+        }
+        Ok(Self { roots })
+    }
+
+    /// The root directory.
+    pub(crate) fn root(&self) -> Merged {
+        Merged {
             path: Vec::new(),
             layers: (0..self.roots.len()).collect(),
-        };
+        }
+    }
+
+    /// Walks to `path`, following links.
+    pub(crate) fn find(&self, path: &[u8]) -> Result<Option<Found>, Errno> {
+        let root = self.root();
         let mut here = root.clone();
         // The directories between the root and here.
         let mut above: Vec<Merged> = Vec::new();
@@ -126,12 +162,8 @@ impl Union {
     }
 
     /// What overlayfs would find under `name`: the topmost layer decides; directories merge until something hides the rest.
-    fn look_up(&self, directory: &Merged, name: &[u8]) -> Result<Option<Found>, Errno> {
-        let path = if directory.path.is_empty() {
-            name.to_vec()
-        } else {
-            [&directory.path[..], b"/", name].concat()
-        };
+    pub(crate) fn look_up(&self, directory: &Merged, name: &[u8]) -> Result<Option<Found>, Errno> {
+        let path = join(&directory.path, name);
         let mut layers = Vec::new();
         for layer in directory.layers.iter().copied() {
             let part = self.open(layer, &directory.path)?;
@@ -160,9 +192,61 @@ impl Union {
         Ok((!layers.is_empty()).then_some(Found::Directory(Merged { path, layers })))
     }
 
+    /// Everything that a merged directory shows, by name.
+    pub(crate) fn list(&self, directory: &Merged) -> Result<BTreeMap<Vec<u8>, Listed>, Errno> {
+        let mut seen: BTreeMap<Vec<u8>, Seen> = BTreeMap::new();
+        for layer in directory.layers.iter().copied() {
+            let part = self.open(layer, &directory.path)?;
+            for entry in Dir::read_from(&part)? {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name == b"." || name == b".." {
+                    continue;
+                }
+                let known = seen.get_mut(name);
+                if matches!(
+                    known,
+                    Some(Seen::Hidden | Seen::File { .. } | Seen::Directory { merges: false, .. })
+                ) {
+                    continue;
+                }
+                let stat = rustix::fs::statat(&part, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if is_directory(&stat) {
+                    let opaque = is_opaque(&self.open(layer, &join(&directory.path, name))?)?;
+                    if let Some(Seen::Directory { layers, merges }) = known {
+                        layers.push(layer);
+                        *merges = !opaque;
+                    } else {
+                        let layers = vec![layer];
+                        let merges = !opaque;
+                        seen.insert(name.to_vec(), Seen::Directory { layers, merges });
+                    }
+                } else if let Some(Seen::Directory { merges, .. }) = known {
+                    *merges = false;
+                } else if is_whiteout(&stat) {
+                    seen.insert(name.to_vec(), Seen::Hidden);
+                } else {
+                    seen.insert(name.to_vec(), Seen::File { layer, stat });
+                }
+            }
+        }
+        let listed = seen.into_iter().filter_map(|(name, seen)| {
+            let listed = match seen {
+                Seen::Hidden => return None,
+                Seen::File { layer, stat } => Listed::File { layer, stat },
+                Seen::Directory { layers, .. } => Listed::Directory(Merged {
+                    path: join(&directory.path, &name),
+                    layers,
+                }),
+            };
+            Some((name, listed))
+        });
+        Ok(listed.collect())
+    }
+
     /// Opens a directory of one layer. Its path was found step by step, without links; should one have appeared, it is
     /// not followed.
-    fn open(&self, layer: usize, path: &[u8]) -> Result<OwnedFd, Errno> {
+    pub(crate) fn open(&self, layer: usize, path: &[u8]) -> Result<OwnedFd, Errno> {
         rustix::fs::openat2(
             &self.roots[layer],
             if path.is_empty() { b"." } else { path },
@@ -170,6 +254,15 @@ impl Union {
             Mode::empty(),
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
         )
+    }
+}
+
+/// A name below a path; the empty path is the root.
+pub(crate) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+    if path.is_empty() {
+        name.to_vec()
+    } else {
+        [path, b"/", name].concat()
     }
 }
 

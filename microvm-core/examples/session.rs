@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use guest_protocol::{Extent, GuestConfig, ImageDisk, Process, WindowSize};
-use microvm_core::session::{Options, Session, Stdio};
+use microvm_core::session::{Guest, Options, StdioFds};
 use microvm_core::{Accelerator, Request, VmConfig, choose, launch, monotonic_now};
 
 const USAGE: &str = "usage: session [--accel auto|kvm|tcg|qemu-kvm] [--kernel FILE] [--initramfs FILE] [--append WORDS] [--image EROFS]... \
@@ -129,12 +129,17 @@ fn in_folder(
     config.writable_disk.clone_from(&arguments.writable);
     config.vcpus = arguments.cpus;
     config.extra_cmdline.clone_from(&arguments.append);
-    let mut vm = launch(accelerator, &config)?;
-    let early: Vec<_> = vm.stages().to_vec();
+    let vm = launch(accelerator, &config)?;
     let mut options = Options::new(Duration::from_secs(arguments.limit));
-    options.console = Some(&console);
-    let mut session = Session::connect(&mut vm, options)?;
-    session.start(GuestConfig {
+    options.console = Some(console);
+    let guest = Guest::connect(vm, options)?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let stdio = StdioFds {
+        stdin: Some(stdin.as_fd().try_clone_to_owned()?),
+        stdout: stdout.as_fd().try_clone_to_owned()?,
+        stderr: stderr.as_fd().try_clone_to_owned()?,
+    };
+    let config = GuestConfig {
         hostname: "session".into(),
         image: ImageDisk {
             device: "/dev/vda".into(),
@@ -142,6 +147,7 @@ fn in_folder(
         },
         writable: arguments.writable.as_ref().map(|_| "/dev/vdb".into()),
         read_only_rootfs: false,
+        shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
@@ -167,17 +173,12 @@ fn in_folder(
         },
         realtime_ns: 0,
         entropy: Vec::new(),
-    })?;
-    let stages = [early, session.stages().to_vec()].concat();
-    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let exit = session.run(&Stdio {
-        stdin: Some(stdin.as_fd()),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
-    })?;
+    };
+    let (handle, main) = guest.start(config, stdio)?;
+    let exit = main.wait()?;
     if arguments.times {
         let millis = |at: u64| at.saturating_sub(begun) as f64 / 1e6;
-        for stage in stages {
+        for stage in handle.stages() {
             eprintln!("{:>18} {:9.1} ms", stage.name, millis(stage.at));
         }
         eprintln!("{:>18} {:9.1} ms", "ended", millis(exit.ended_at));
@@ -185,7 +186,7 @@ fn in_folder(
         eprintln!("{exit:?}");
     }
     // The agent has told the exit once everything was on the disk, so nothing is lost by not waiting for its reset.
-    vm.kill()?;
+    drop(main);
     Ok(exit.code())
 }
 

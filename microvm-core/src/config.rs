@@ -23,6 +23,18 @@ pub struct Membership {
     pub tasks: Vec<File>,
 }
 
+/// A directory or a file of the host that the guest sees. All of a machine's are one file system of the kind `virtiofs`
+/// with the tag [`SHARES_TAG`](guest_protocol::SHARES_TAG), and each is an entry in its root directory.
+#[derive(Debug)]
+pub struct Share {
+    /// The entry's name: 1 to 16 lower-case letters and digits.
+    pub name: String,
+    /// The directory or regular file, open with `O_PATH`.
+    pub source: OwnedFd,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+}
+
 /// What a virtual machine is made of. Every path is opened by the launching process, before anything is started.
 pub struct VmConfig {
     /// The guest kernel: an uncompressed ELF `vmlinux` for x86-64 with a PVH entry point.
@@ -34,6 +46,8 @@ pub struct VmConfig {
     pub image_disk: Vec<PathBuf>,
     /// The file that is the writable disk, `/dev/vdb` after a read-only one: a multiple of 512 bytes, may be sparse.
     pub writable_disk: Option<PathBuf>,
+    /// Directories and files of the host that the guest sees.
+    pub shares: Vec<Share>,
     /// Virtual CPUs, within [`VCPUS`].
     pub vcpus: u8,
     /// Guest memory in MiB, within [`MEMORY_MIB`].
@@ -55,6 +69,7 @@ impl VmConfig {
             initramfs,
             image_disk: Vec::new(),
             writable_disk: None,
+            shares: Vec::new(),
             vcpus: 1,
             memory_mib: 256,
             extra_cmdline: String::new(),

@@ -65,6 +65,20 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Something that cannot be shared with a guest.
+    #[error("cannot share {name:?} with the guest: {why}")]
+    Share {
+        /// The share's name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// virtiofsd is needed, and is not installed.
+    #[error(
+        "virtiofsd is not installed, without which QEMU shares no directories with a guest: install the package \
+         qemu-system-common (Debian 12) or virtiofsd (later)"
+    )]
+    NoVirtiofsd,
     /// Kernel, initial RAM disk or command line do not fit into what the machine has for them.
     #[error("{what} needs {needed} bytes, and there is room for {room}{hint}")]
     NoRoom {

@@ -32,9 +32,10 @@ mod memory;
 pub mod process;
 pub mod qemu;
 pub mod session;
+mod share;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
-pub use config::{MEMORY_MIB, Membership, Stage, VCPUS, VmConfig, monotonic_now};
+pub use config::{MEMORY_MIB, Membership, Share, Stage, VCPUS, VmConfig, monotonic_now};
 pub use error::Error;
 pub use machine::{End, Ending, MicroVm};
 

@@ -5,7 +5,7 @@ mod vm;
 use microvm_core::disk::blank_ext4;
 use microvm_core::session::Status;
 
-use vm::{kvm, layer, sh};
+use vm::{finish, kvm, layer, read_until, request, sh, tool};
 
 /// One boot for much: on kvm_pvm a boot takes many seconds, and so does each command.
 #[test]
@@ -54,4 +54,36 @@ fn a_machine_with_two_processors_runs_on_both() {
         "2\nsecond\n",
         "{ran:?}"
     );
+}
+
+/// One boot again: a further process, the helper program twice (it is sent once), and the end of all.
+#[test]
+fn further_processes_and_helpers_run_beside_the_main_one() {
+    let Some(mut machine) = kvm() else { return };
+    let writable = machine.folder.path().join("writable");
+    let templates = machine.folder.path().join("templates");
+    blank_ext4(&templates, &writable, 64 << 20).unwrap();
+    machine.writable = Some(writable);
+    machine.process.args = sh("trap 'exit 3' TERM; echo ready; while :; do sleep 1; done");
+    let mut live = machine.start().unwrap();
+    read_until(&mut live.stdout, "ready");
+    let timed = |what: &str, wanted, stdin: &[u8]| {
+        let begun = std::time::Instant::now();
+        let (code, stdout, stderr) = finish(&live.handle, wanted, stdin);
+        eprintln!("{what}: {} ms", begun.elapsed().as_millis());
+        assert_eq!(stderr, "", "{what}");
+        (code, String::from_utf8_lossy(&stdout).into_owned())
+    };
+    let script = sh("cat; echo made > /made; exit 4");
+    let ran = timed("a further process", request(script), b"in\n");
+    assert_eq!(ran, (4, "in\n".to_owned()));
+    let (code, processes) = timed("a helper", tool(&["ps"]), b"");
+    assert_eq!(code, 0);
+    assert!(processes.contains("\"pid\":1,\"ppid\":0"), "{processes}");
+    let (code, upper) = timed("a helper again", tool(&["upper", "3"]), b"");
+    assert_eq!(code, 0);
+    assert!(upper.contains("f /made\0"), "{upper}");
+    live.main.signal(15);
+    assert_eq!(live.main.wait().unwrap().status, Status::Code(3));
+    live.main.finish().unwrap();
 }

@@ -3,15 +3,13 @@
 mod vm;
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use guest_protocol::{Capabilities, File, Mount, Rlimit, WindowSize};
 use microvm_core::disk::blank_ext4;
-use microvm_core::session::{Events, FailureKind, Requests, SessionError, Status};
+use microvm_core::session::{FailureKind, SessionError, Status};
 
-use vm::{Machine, layer, sh, tcg};
+use vm::{layer, read_until, sh, tcg};
 
 #[test]
 fn output_errors_and_exit_code_come_back_apart_and_the_stages_in_order() {
@@ -138,56 +136,13 @@ fn stdin_is_carried_with_its_end_and_output_beyond_any_window() {
     );
 }
 
-/// Asks for something once the process has said that it is ready.
-struct WhenReady<F> {
-    told: std::io::PipeReader,
-    ask: F,
-}
-
-impl<F: FnMut(&mut Requests<'_>)> Events for WhenReady<F> {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.told.as_fd()
-    }
-
-    fn ready(&mut self, requests: &mut Requests<'_>) {
-        std::io::Read::read_exact(&mut self.told, &mut [0]).unwrap();
-        assert!(requests.started());
-        (self.ask)(requests);
-    }
-}
-
-/// Runs with `ask` called when the process's output first holds `word`.
-fn run_and_ask(
-    machine: &mut Machine,
-    stdin: &[u8],
-    word: &str,
-    ask: impl FnMut(&mut Requests<'_>),
-) -> vm::Ran {
-    let (told, mut teller) = std::io::pipe().unwrap();
-    let mut events = WhenReady { told, ask };
-    let (word, mut seen, mut done) = (word.to_owned(), Vec::new(), false);
-    machine.run_watching(
-        stdin,
-        move |bytes| {
-            seen.extend_from_slice(bytes);
-            if !done && String::from_utf8_lossy(&seen).contains(&word) {
-                done = true;
-                teller.write_all(&[1]).unwrap();
-            }
-        },
-        Some(&mut events),
-    )
-}
-
 #[test]
 fn a_signal_passes_while_stdin_is_full_and_unread() {
     let Some(mut machine) = tcg() else { return };
     machine.process.stdin = true;
     machine.process.args =
         sh("trap 'echo got it; exit 5' TERM; echo ready; while :; do sleep 0.05; done");
-    let ran = run_and_ask(&mut machine, &vec![0; 1 << 20], "ready", |requests| {
-        requests.signal(15)
-    });
+    let ran = machine.run_and(&vec![0; 1 << 20], "ready", |live| live.main.signal(15));
     assert_eq!(ran.stdout, b"ready\ngot it\n");
     assert_eq!(ran.exit().status, Status::Code(5));
 }
@@ -196,7 +151,7 @@ fn a_signal_passes_while_stdin_is_full_and_unread() {
 fn a_kill_is_reported_as_its_signal_and_not_as_want_of_memory() {
     let Some(mut machine) = tcg() else { return };
     machine.process.args = sh("echo ready; while :; do sleep 0.05; done");
-    let ran = run_and_ask(&mut machine, &[], "ready", |requests| requests.signal(9));
+    let ran = machine.run_and(&[], "ready", |live| live.main.signal(9));
     assert_eq!(ran.exit().status, Status::Signal(9));
     assert_eq!(ran.exit().code(), 137);
     assert!(!ran.exit().oom_killed);
@@ -223,9 +178,7 @@ fn a_terminal_has_its_size_its_echo_and_its_resizes() {
     machine.process.args = sh(
         "tty; stty size; trap 'stty size; exit 3' WINCH; read line; echo \"<$line>\"; echo ready; while :; do sleep 0.05; done",
     );
-    let ran = run_and_ask(&mut machine, b"typed\n", "ready", |requests| {
-        requests.resize(44, 120)
-    });
+    let ran = machine.run_and(b"typed\n", "ready", |live| live.main.resize(44, 120));
     let text = String::from_utf8_lossy(&ran.stdout).replace('\r', "");
     let lines: Vec<&str> = text.lines().collect();
     // What is typed is echoed when the terminal gets it, which may be before the first line.
@@ -334,16 +287,11 @@ fn a_read_only_root_file_system_refuses_writes_and_still_has_its_mounts() {
 fn a_process_whose_output_nobody_reads_learns_of_it() {
     let Some(mut machine) = tcg() else { return };
     machine.process.args = sh("yes; echo yes ended >&2");
-    let ran = machine.run_with_closed_stdout();
-    assert!(
-        String::from_utf8_lossy(&ran.stderr).contains("yes ended"),
-        "{:?}",
-        ran.outcome
-    );
-    assert!(
-        ran.exit().lost.is_empty(),
-        "a reader that has gone is no loss"
-    );
+    let mut live = machine.start().unwrap();
+    drop(live.stdout);
+    read_until(&mut live.stderr, "yes ended");
+    let exit = live.main.wait().unwrap();
+    assert!(exit.lost.is_empty(), "a reader that has gone is no loss");
 }
 
 #[test]
@@ -359,8 +307,8 @@ fn what_the_process_leaves_running_ends_with_it() {
 fn a_monitor_that_is_killed_is_an_error_at_once() {
     let Some(mut machine) = tcg() else { return };
     machine.process.args = sh("echo ready; while :; do sleep 1; done");
-    machine.kill_when = Some("ready");
-    match machine.run(&[]).outcome {
+    let ran = machine.run_and(&[], "ready", |live| live.handle.kill());
+    match ran.outcome {
         Err(SessionError::Ended { end, .. }) => assert_eq!(end, microvm_core::End::Killed(9)),
         other => panic!("{other:?}"),
     }

@@ -215,6 +215,18 @@ impl Directory {
             .collect())
     }
 
+    /// The same with those of the cgroups below.
+    pub(super) fn all_processes(&self) -> Result<Vec<u32>> {
+        let mut all = self.processes()?;
+        for child in self.children()? {
+            // One that has gone meanwhile holds nothing.
+            if let Some(child) = Self::open(self.path.join(child))? {
+                all.extend(child.all_processes()?);
+            }
+        }
+        Ok(all)
+    }
+
     /// The names of the cgroups below.
     pub(super) fn children(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.path).map_err(Errno::from) {

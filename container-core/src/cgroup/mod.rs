@@ -152,6 +152,31 @@ impl Cgroup {
         })
     }
 
+    /// The cgroup of an instance, in whichever hierarchies it exists; `None` when in none.
+    pub fn open_by_id(id: &str) -> Result<Option<Self>> {
+        Self::open(&path_of_id(id)?)
+    }
+
+    /// The directory in the unified hierarchy of the cgroup that a process is in.
+    pub(crate) fn unified_of(pid: i32) -> Result<Option<OwnedFd>> {
+        let Some(top) = detect()?.v2() else {
+            return Ok(None);
+        };
+        let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        let text = std::fs::read_to_string(&path).map_err(|error| Error::File {
+            doing: "read".to_owned(),
+            path,
+            errno: error.into(),
+        })?;
+        let Some(path) = text.lines().find_map(|line| line.strip_prefix("0::/")) else {
+            return Ok(None);
+        };
+        match Directory::open(top.join(path))? {
+            Some(directory) => Ok(Some(directory.duplicate()?)),
+            None => Ok(None),
+        }
+    }
+
     /// Its path below the top of each hierarchy.
     pub fn path(&self) -> &Path {
         &self.path
@@ -334,11 +359,27 @@ impl Cgroup {
         stats::read(self)
     }
 
-    /// The process IDs in it, as this process sees them.
+    /// The process IDs in it and in the cgroups below it, as this process sees them.
     pub fn processes(&self) -> Result<Vec<u32>> {
         match self.unified().or(self.made.first()) {
-            Some(directory) => directory.processes(),
+            Some(directory) => directory.all_processes(),
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether its processes are stopped.
+    pub fn frozen(&self) -> Result<bool> {
+        if let Some(directory) = self.unified()
+            && v2::freezer::is_set(directory)?
+        {
+            return Ok(true);
+        }
+        let freezer = self
+            .v1_directories()
+            .find(|(_, hierarchy)| hierarchy.has(Controller::Freezer));
+        match freezer {
+            Some((directory, _)) => v1::freezer::is_set(directory),
+            None => Ok(false),
         }
     }
 

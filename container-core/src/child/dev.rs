@@ -122,6 +122,11 @@ impl Setup<'_> {
         let flags = libc::O_RDWR | libc::O_NOCTTY;
         let master = file::openat2(self.root, c"dev/pts/ptmx", flags, 0, RESOLVE_IN_ROOT)
             .at(Step::Terminal)?;
+        // What a running container has there need not be the multiplexer (admin-guide/devices.txt).
+        let stat = file::fstat(master).at(Step::Terminal)?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFCHR || stat.st_rdev != libc::makedev(5, 2) {
+            return self.fail(Step::Terminal, 0, libc::ENOTTY);
+        }
         tty::unlock(master).at(Step::Terminal)?;
         if rows != 0 && columns != 0 {
             tty::set_size(master, rows, columns).at(Step::Terminal)?;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use super::report::{At, Message, Outcome, Step};
-use super::{ChildStdio, Setup};
+use super::{ChildStdio, Gate, Setup};
 use crate::plan::process::CapabilityPlan;
 use crate::sys::credentials::{self, Sets};
 use crate::sys::{self, Errno, file, process};
@@ -32,8 +32,26 @@ impl Setup<'_> {
             }
             self.give_pipe_to_user(to as i32)?;
         }
-        file::close_range(3, self.socket - 1).at(Step::Stdio)?;
-        file::close_range(self.socket + 1, i32::MAX).at(Step::Stdio)
+        for kept in 3..3 + self.preserve {
+            match file::clear_close_on_exec(kept) {
+                // Nothing there: nothing to pass on.
+                Ok(()) | Err(Errno(libc::EBADF)) => {}
+                Err(errno) => return Err(errno).at(Step::Stdio),
+            }
+        }
+        self.close_all_but_ours().at(Step::Stdio)
+    }
+
+    /// Closes everything from the first descriptor that the command does not get, but the socket and the gate.
+    fn close_all_but_ours(&self) -> sys::Result<()> {
+        let gate = match self.gate {
+            Gate::Listener(listener) => listener,
+            _ => self.socket,
+        };
+        let (low, high) = (self.socket.min(gate), self.socket.max(gate));
+        file::close_range(3 + self.preserve, low - 1)?;
+        file::close_range(low + 1, high - 1)?;
+        file::close_range(high + 1, i32::MAX)
     }
 
     /// A user other than root must be able to open /dev/stdout again, which needs the right on the pipe itself.
@@ -53,7 +71,7 @@ impl Setup<'_> {
     }
 
     /// Becomes the user of the specification and executes the command.
-    pub(super) fn take_identity_and_run(&self) -> Outcome<Infallible> {
+    pub(super) fn take_identity_and_run(&mut self) -> Outcome<Infallible> {
         let plan = &self.plan.process;
         for (index, limit) in plan.limits.iter().enumerate() {
             process::set_limit(limit.resource, limit.soft, limit.hard)
@@ -82,7 +100,9 @@ impl Setup<'_> {
         credentials::set_user(plan.uid).at(Step::User)?;
         // The change of user made the process what fs.suid_dumpable says, and forgot who its parent is.
         credentials::make_undumpable().at(Step::User)?;
-        credentials::set_parent_death_signal(libc::SIGKILL).at(Step::User)?;
+        if self.tied {
+            credentials::set_parent_death_signal(libc::SIGKILL).at(Step::User)?;
+        }
         if entered.is_err() {
             self.enter_working_directory()?;
         }
@@ -98,9 +118,16 @@ impl Setup<'_> {
             rootfs: self.rootfs_at,
             network: self.network_at,
         };
+        if self.gate != Gate::Open {
+            self.check_command()?;
+        }
         ready.send(self.socket, None).at(Step::Launcher)?;
+        self.wait_at_gate()?;
         process::reset_signals();
-        process::unblock_signals();
+        // PID 1 of the container must not lose a signal that comes before it listens.
+        if !self.init {
+            process::unblock_signals();
+        }
         if let Some(filter) = &plan.filter {
             credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;
         }
@@ -111,6 +138,9 @@ impl Setup<'_> {
                 credentials::set_capabilities(Sets::default()).at(Step::Capabilities)?;
             }
             None => {}
+        }
+        if self.init {
+            self.stay_as_init()?;
         }
         self.execute()
     }

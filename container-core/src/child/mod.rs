@@ -5,10 +5,13 @@
 
 mod dev;
 mod exec;
+mod gate;
 mod identity;
+mod init;
+pub(crate) mod join;
 mod mounts;
 pub(crate) mod report;
-mod root;
+pub(crate) mod root;
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -30,6 +33,17 @@ pub(crate) enum ChildStdio {
     Terminal { rows: u16, columns: u16 },
 }
 
+/// Whether the process waits before it executes its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// It does not.
+    Open,
+    /// For a word of the launcher.
+    Launcher,
+    /// For a word of whoever connects to this listening socket.
+    Listener(Fd),
+}
+
 /// What the launcher hands over besides the plan.
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan,
@@ -44,6 +58,17 @@ pub(crate) struct Context<'a> {
     /// Device and inode of this program's own file.
     pub(crate) own_program: (u64, u64),
     pub(crate) stdio: ChildStdio,
+    /// The process dies with the launcher's thread.
+    pub(crate) tied: bool,
+    pub(crate) gate: Gate,
+    /// Descriptors from 3 that the command gets as they are.
+    pub(crate) preserve: Fd,
+    /// The process stays as PID 1 and has the command run by a child.
+    pub(crate) init: bool,
+    /// Hooks are run before the root is entered: the process waits for them.
+    pub(crate) hooks: bool,
+    /// The name of a session keyring of its own.
+    pub(crate) keyring: Option<&'a std::ffi::CStr>,
 }
 
 /// The state of the set-up.
@@ -54,6 +79,12 @@ struct Setup<'a> {
     socket: Fd,
     own_program: (u64, u64),
     stdio: ChildStdio,
+    tied: bool,
+    gate: Gate,
+    preserve: Fd,
+    init: bool,
+    hooks: bool,
+    keyring: Option<&'a std::ffi::CStr>,
     /// The container's root directory, once it is mounted.
     root: Fd,
     /// What masked paths are hidden with, once it is known: an empty directory, and the null device.
@@ -65,34 +96,63 @@ struct Setup<'a> {
 
 /// Runs the container's process. Every way out ends it.
 pub(crate) fn run(context: &Context<'_>) -> Infallible {
-    // The launcher's death must end the container, also when it came before this line.
-    let tied = sys::credentials::set_parent_death_signal(libc::SIGKILL)
-        .and_then(|()| clone::has_ended(context.launcher));
-    if tied != Ok(false) {
-        process::exit(1);
-    }
-    // A low number is kept for the container's own standard streams.
-    let socket = match file::dup_above(context.socket, 3) {
-        Ok(socket) => socket,
-        Err(_) => process::exit(1),
-    };
-    let mut setup = Setup {
-        plan: context.plan,
-        cgroups: context.cgroups,
-        entrances: context.entrances,
-        socket,
-        own_program: context.own_program,
-        stdio: context.stdio,
-        root: -1,
-        empty: None,
-        null: None,
-        rootfs_at: 0,
-        network_at: 0,
-    };
+    let mut setup = Setup::new(context);
     let Err(failure) = setup.run();
-    // Nobody is left to tell when this fails.
-    let _ = Message::Failed(failure).send(socket, None);
-    process::exit(1)
+    setup.give_up(failure)
+}
+
+impl<'a> Setup<'a> {
+    /// The state at the beginning, with the launcher's death arranged for.
+    fn new(context: &Context<'a>) -> Self {
+        if context.tied {
+            // The launcher's death must end the container, also when it came before this line.
+            let tied = sys::credentials::set_parent_death_signal(libc::SIGKILL)
+                .and_then(|()| clone::has_ended(context.launcher));
+            if tied != Ok(false) {
+                process::exit(1);
+            }
+        }
+        // Low numbers are kept for what the command gets.
+        let lowest = 3 + context.preserve;
+        let moved = file::dup_above(context.socket, lowest).and_then(|socket| {
+            Ok((
+                socket,
+                match context.gate {
+                    Gate::Listener(listener) => Gate::Listener(file::dup_above(listener, lowest)?),
+                    gate => gate,
+                },
+            ))
+        });
+        let Ok((socket, gate)) = moved else {
+            process::exit(1)
+        };
+        Self {
+            plan: context.plan,
+            cgroups: context.cgroups,
+            entrances: context.entrances,
+            socket,
+            own_program: context.own_program,
+            stdio: context.stdio,
+            tied: context.tied,
+            gate,
+            preserve: context.preserve,
+            init: context.init,
+            hooks: context.hooks,
+            keyring: context.keyring,
+            root: -1,
+            empty: None,
+            null: None,
+            rootfs_at: 0,
+            network_at: 0,
+        }
+    }
+
+    /// Tells what failed, and ends.
+    fn give_up(&self, failure: Failure) -> Infallible {
+        // Nobody is left to tell when this fails.
+        let _ = Message::Failed(failure).send(self.socket, None);
+        process::exit(1)
+    }
 }
 
 impl Setup<'_> {
@@ -105,7 +165,7 @@ impl Setup<'_> {
             self.wait().at(Step::Launcher)?;
             self.become_root()?;
         }
-        process::new_session().at(Step::Session)?;
+        self.leave_session()?;
         // Modes below are meant as they are written; the container's own mask comes last.
         process::set_umask(0);
         for (index, join) in plan.namespaces.join.iter().enumerate() {
@@ -131,6 +191,16 @@ impl Setup<'_> {
         self.name_host()?;
         self.open_streams_and_close_the_rest()?;
         self.take_identity_and_run()
+    }
+
+    /// Leaves the launcher's session and keys behind.
+    fn leave_session(&self) -> Outcome<()> {
+        process::new_session().at(Step::Session)?;
+        match self.keyring.map(sys::credentials::join_session_keyring) {
+            // A kernel without keys, or a filter around the launcher: there is nothing to leave.
+            None | Some(Ok(()) | Err(Errno(libc::ENOSYS | libc::EPERM))) => Ok(()),
+            Some(Err(errno)) => Err(errno).at(Step::Keyring),
+        }
     }
 
     fn become_root(&self) -> Outcome<()> {
@@ -164,16 +234,30 @@ impl Setup<'_> {
         }
         self.make_devices()?;
         self.make_working_directory()?;
+        self.wait_for_hooks()?;
         self.enter_root()?;
         if let ChildStdio::Terminal { rows, columns } = self.stdio {
             self.open_terminal(rows, columns)?;
         }
         self.write_sysctls()?;
         self.restrict_paths(false)?;
-        self.restrict_root()
+        self.restrict_root()?;
+        self.propagate_root()
+    }
+
+    /// Has the launcher run the hooks that belong before the root is entered.
+    fn wait_for_hooks(&self) -> Outcome<()> {
+        if self.hooks {
+            Message::Mounted
+                .send(self.socket, None)
+                .at(Step::Launcher)?;
+            self.wait().at(Step::Launcher)?;
+        }
+        Ok(())
     }
 
     fn enter_chroot(&mut self) -> Outcome<()> {
+        self.wait_for_hooks()?;
         if let RootPlan::Chroot(path) = &self.plan.root {
             file::chroot(&path.path).at(Step::Chroot)?;
         }
@@ -213,14 +297,20 @@ impl Setup<'_> {
             clone::setns(network, libc::CLONE_NEWNET).at(Step::NetworkNamespace)?;
             file::close(network);
         }
+        self.enter_cgroups()?;
+        if self.plan.namespaces.makes_cgroup() {
+            clone::unshare(libc::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
+        }
+        Ok(())
+    }
+
+    /// Enters the cgroups of version 1, one by one.
+    fn enter_cgroups(&self) -> Outcome<()> {
         for (index, entrance) in self.entrances.iter().enumerate() {
             let file = file::openat(HERE, entrance, libc::O_WRONLY, 0)
                 .at_index(Step::CgroupEntrance, index)?;
             file::write(file, b"0").at_index(Step::CgroupEntrance, index)?;
             file::close(file);
-        }
-        if self.plan.namespaces.makes_cgroup() {
-            clone::unshare(libc::CLONE_NEWCGROUP).at(Step::CgroupNamespace)?;
         }
         Ok(())
     }

@@ -179,6 +179,12 @@ impl Setup<'_> {
     }
 
     pub(super) fn make_directory(&self, path: &std::ffi::CStr) -> sys::Result<()> {
+        self.make_directory_through(path, LINKS)
+    }
+
+    /// Makes a directory whose parent is there. Where the image has a link that leads nowhere yet, such as /var/run to a
+    /// /run that is missing, what it leads to below the root is made.
+    fn make_directory_through(&self, path: &std::ffi::CStr, links: usize) -> sys::Result<()> {
         // mkdirat resolves from the root directory of the process: the parent is opened below the root first.
         let (parent, name) = split(path)?;
         let parent = match parent.as_c_str() {
@@ -192,13 +198,51 @@ impl Setup<'_> {
             )?,
         };
         let made = match file::mkdirat(parent, name, 0o755) {
-            Err(Errno(libc::EEXIST)) => Ok(()),
+            Err(Errno(libc::EEXIST)) => self.complete_link(path, parent, name, links),
             other => other,
         };
         if parent != self.root {
             file::close(parent);
         }
         made
+    }
+
+    /// Makes what a name leads to, if it is a link that leads nowhere.
+    fn complete_link(
+        &self,
+        path: &std::ffi::CStr,
+        parent: Fd,
+        name: &std::ffi::CStr,
+        links: usize,
+    ) -> sys::Result<()> {
+        match file::openat2(self.root, path, libc::O_PATH, 0, RESOLVE_IN_ROOT) {
+            Err(Errno(libc::ENOENT)) if links > 0 => {}
+            Ok(there) => {
+                file::close(there);
+                return Ok(());
+            }
+            Err(errno) => return Err(errno),
+        }
+        let mut text = [0; libc::PATH_MAX as usize];
+        let length = file::readlinkat(parent, name, &mut text)?;
+        let link = text.get(..length).unwrap_or_default();
+        // From the root, or from the directory that holds the link.
+        let mut joined = Joined::new();
+        if link.first() != Some(&b'/') {
+            let (parent, _) = split(path)?;
+            joined.push(parent.as_c_str().map_or(b"", |parent| parent.to_bytes()))?;
+        }
+        for part in link.split(|byte| *byte == b'/') {
+            match part {
+                b"" | b"." => continue,
+                b".." => joined.pop(),
+                part => joined.push(part)?,
+            }
+            if let Some(path) = joined.as_c_str() {
+                self.make_directory_through(path, links - 1)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the process's working directory where the image has none, as docker does for WORKDIR.
@@ -373,6 +417,57 @@ fn make_file_system(
     made.mount(attributes)
 }
 
+/// How many links that lead nowhere are followed, one within another.
+const LINKS: usize = 4;
+
+/// A path put together on the stack, of components without `.` and `..`.
+struct Joined {
+    text: [u8; libc::PATH_MAX as usize],
+    length: usize,
+}
+
+impl Joined {
+    fn new() -> Self {
+        Self {
+            text: [0; libc::PATH_MAX as usize],
+            length: 0,
+        }
+    }
+
+    fn push(&mut self, part: &[u8]) -> sys::Result<()> {
+        let slash = usize::from(self.length > 0 && !part.is_empty());
+        let end = self.length + slash + part.len();
+        // One byte is kept for the terminator.
+        if end >= self.text.len() {
+            return Err(Errno(libc::ENAMETOOLONG));
+        }
+        if let Some(room) = self.text.get_mut(self.length..self.length + slash) {
+            room.fill(b'/');
+        }
+        if let Some(room) = self.text.get_mut(self.length + slash..end) {
+            room.copy_from_slice(part);
+        }
+        self.length = end;
+        Ok(())
+    }
+
+    fn pop(&mut self) {
+        let text = self.text.get(..self.length).unwrap_or_default();
+        let start = text.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        if let Some(rest) = self.text.get_mut(start..self.length) {
+            rest.fill(0);
+        }
+        self.length = start;
+    }
+
+    fn as_c_str(&self) -> Option<&std::ffi::CStr> {
+        match self.length {
+            0 => None,
+            _ => std::ffi::CStr::from_bytes_until_nul(&self.text).ok(),
+        }
+    }
+}
+
 /// The parent of a path, on the stack: a path of the plan is bounded by PATH_MAX or the kernel refuses it.
 struct Parent {
     text: [u8; libc::PATH_MAX as usize],
@@ -425,6 +520,23 @@ mod tests {
         assert_eq!((parent.as_c_str(), name), (Some(c"a/b"), c"c"));
         let (parent, name) = split(c"a").unwrap();
         assert_eq!((parent.as_c_str(), name), (None, c"a"));
+    }
+
+    #[test]
+    fn a_path_is_put_together_without_climbing_out() {
+        let mut joined = Joined::new();
+        joined.pop();
+        joined.push(b"a").unwrap();
+        joined.push(b"b").unwrap();
+        assert_eq!(joined.as_c_str(), Some(c"a/b"));
+        joined.pop();
+        joined.push(b"c").unwrap();
+        assert_eq!(joined.as_c_str(), Some(c"a/c"));
+        joined.pop();
+        joined.pop();
+        joined.pop();
+        assert_eq!(joined.as_c_str(), None);
+        assert!(joined.push(&[b'x'; 5000]).is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) enum Step {
     UserNamespace,
     Join,
     Session,
+    Keyring,
     Propagation,
     Overlay,
     OverlayLayer,
@@ -44,6 +45,9 @@ pub(crate) enum Step {
     Personality,
     Scheduler,
     IoPriority,
+    Affinity,
+    OomScore,
+    Init,
     Stdio,
     Groups,
     Group,
@@ -62,6 +66,7 @@ impl Step {
         Self::UserNamespace,
         Self::Join,
         Self::Session,
+        Self::Keyring,
         Self::Propagation,
         Self::Overlay,
         Self::OverlayLayer,
@@ -96,6 +101,9 @@ impl Step {
         Self::Personality,
         Self::Scheduler,
         Self::IoPriority,
+        Self::Affinity,
+        Self::OomScore,
+        Self::Init,
         Self::Stdio,
         Self::Groups,
         Self::Group,
@@ -161,6 +169,10 @@ pub(crate) enum Message {
     /// The set-up is done; `execve` is next. The times are the ends of the stages `rootfs` and `network` by the
     /// monotonic clock; the latter is 0 where the launcher made the network namespace or there is none.
     Ready { rootfs: u64, network: u64 },
+    /// Everything is mounted, and the root not entered yet: hooks are run now.
+    Mounted,
+    /// The gate is behind it.
+    Passed,
 }
 
 /// Bytes of a message on the socket.
@@ -176,6 +188,8 @@ impl Message {
             ),
             Self::Terminal => (2, 0, 0),
             Self::Ready { rootfs, network } => (3, rootfs, network),
+            Self::Mounted => (4, 0, 0),
+            Self::Passed => (5, 0, 0),
         };
         let mut bytes = [0; MESSAGE_SIZE];
         for (to, from) in bytes.iter_mut().zip(
@@ -204,6 +218,8 @@ impl Message {
                 rootfs: first,
                 network: second,
             }),
+            4 => Some(Self::Mounted),
+            5 => Some(Self::Passed),
             _ => None,
         }
     }
@@ -231,6 +247,8 @@ mod tests {
         }
         for message in [
             Message::Terminal,
+            Message::Mounted,
+            Message::Passed,
             Message::Ready {
                 rootfs: 12,
                 network: u64::MAX,

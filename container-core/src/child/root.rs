@@ -45,6 +45,7 @@ impl Setup<'_> {
                     work,
                     userxattr: *userxattr,
                     volatile: *volatile,
+                    attributes: 0,
                 };
                 self.root = overlay.mount()?;
                 mount::attach(self.root, target).at(Step::Overlay)?;
@@ -74,6 +75,11 @@ impl Setup<'_> {
             mount::pivot_to_working_directory().at(Step::Pivot)?;
             file::chdir(c"/").at(Step::Pivot)?;
         }
+        Ok(())
+    }
+
+    /// Gives the root its propagation, when nothing is left to be mounted: an unbindable one could not be copied.
+    pub(super) fn propagate_root(&self) -> Outcome<()> {
         let (flag, recursive) = self.plan.propagation;
         // What was mounted below a private mount is private already.
         if flag != libc::MS_PRIVATE && self.plan.namespaces.makes_mount() {
@@ -89,12 +95,14 @@ fn open_directory(path: &HostPath) -> sys::Result<Fd> {
 }
 
 /// An overlay to be mounted.
-struct OverlayMount<'a> {
-    lower: &'a [HostPath],
-    upper: &'a HostPath,
-    work: &'a HostPath,
-    userxattr: bool,
-    volatile: bool,
+pub(crate) struct OverlayMount<'a> {
+    pub(crate) lower: &'a [HostPath],
+    pub(crate) upper: &'a HostPath,
+    pub(crate) work: &'a HostPath,
+    pub(crate) userxattr: bool,
+    pub(crate) volatile: bool,
+    /// Attributes of the mount.
+    pub(crate) attributes: u64,
 }
 
 /// Features that would leave marks in the upper layer which mean something only together with these very lower
@@ -113,14 +121,20 @@ impl OverlayMount<'_> {
         }
     }
 
-    fn mount(&self) -> Outcome<Fd> {
-        let overlay = FileSystem::open(c"overlay").at(Step::Overlay)?;
-        match self.add_layers(&overlay) {
-            Ok(()) => {}
+    /// A mount that is attached nowhere. Before Linux 6.8 this goes through an attached one, for which the caller must be
+    /// in a mount namespace that nobody else sees.
+    pub(crate) fn mount(&self) -> Outcome<Fd> {
+        match self.mount_detached() {
             // Before Linux 6.8 there is no "lowerdir+".
-            Err(failure) if failure.errno == Errno(libc::EINVAL) => return self.mount_by_string(),
-            Err(failure) => return Err(failure),
+            Err(failure) if failure.errno == Errno(libc::EINVAL) => self.mount_by_string(),
+            other => other,
         }
+    }
+
+    /// The same without an attached one; EINVAL where the kernel cannot do that.
+    pub(crate) fn mount_detached(&self) -> Outcome<Fd> {
+        let overlay = FileSystem::open(c"overlay").at(Step::Overlay)?;
+        self.add_layers(&overlay)?;
         overlay.string(c"source", c"overlay").at(Step::Overlay)?;
         for option in self.plain_upper() {
             overlay.string(option, c"off").at(Step::Overlay)?;
@@ -131,7 +145,7 @@ impl OverlayMount<'_> {
         if self.volatile {
             overlay.flag(c"volatile").at(Step::Overlay)?;
         }
-        overlay.mount(0).at(Step::Overlay)
+        overlay.mount(self.attributes).at(Step::Overlay)
     }
 
     fn add_layers(&self, overlay: &FileSystem) -> Outcome<()> {
@@ -294,6 +308,7 @@ mod tests {
                 work: &work,
                 userxattr,
                 volatile,
+                attributes: 0,
             })
         });
     }

@@ -26,11 +26,11 @@ fn path(path: &HostPath) -> String {
 }
 
 /// The sentence for a failure.
-pub(super) fn failure(plan: &Plan, failure: Failure) -> Error {
+pub(crate) fn failure(plan: &Plan, failure: Failure) -> Error {
     let Failure { step, index, errno } = failure;
     let index = index as usize;
     if step == Step::Execute {
-        return execute(plan, index, errno);
+        return execute(plan.command(), index, errno);
     }
     let target = |kind: &str, list: &[crate::plan::Restricted]| {
         format!(
@@ -49,9 +49,10 @@ pub(super) fn failure(plan: &Plan, failure: Failure) -> Error {
         Step::UserNamespace => "become root of the user namespace (is ID 0 mapped?)".to_owned(),
         Step::Join => match plan.namespaces.join.get(index) {
             Some(join) => format!("join the namespace {}", join.path.display()),
-            None => "join a namespace".to_owned(),
+            None => "join the container's namespaces (is it still running?)".to_owned(),
         },
         Step::Session => "make a session".to_owned(),
+        Step::Keyring => "make a session keyring".to_owned(),
         Step::Propagation => "make the mounts private".to_owned(),
         Step::Overlay => match (&plan.root, errno.0) {
             (RootPlan::Overlay { upper, .. }, libc::EINVAL) => format!(
@@ -146,6 +147,17 @@ pub(super) fn failure(plan: &Plan, failure: Failure) -> Error {
         Step::Personality => "set the personality".to_owned(),
         Step::Scheduler => "set the scheduler".to_owned(),
         Step::IoPriority => "set the I/O priority".to_owned(),
+        Step::Affinity => "set process.execCPUAffinity".to_owned(),
+        Step::OomScore => format!(
+            "set process.oomScoreAdj to {}{}",
+            plan.process.oom_score_adj.unwrap_or_default(),
+            if errno == Errno(libc::EACCES) {
+                " (lowering it takes CAP_SYS_RESOURCE)"
+            } else {
+                ""
+            }
+        ),
+        Step::Init => "start the command below an init".to_owned(),
         Step::Stdio => "set up standard input, output and error".to_owned(),
         Step::Groups => "set the supplementary groups".to_owned(),
         Step::Group => format!("become group {}", plan.process.gid),
@@ -158,8 +170,20 @@ pub(super) fn failure(plan: &Plan, failure: Failure) -> Error {
     Error::setup(doing, errno)
 }
 
-fn execute(plan: &Plan, refusal: usize, errno: Errno) -> Error {
-    let command = plan.command().to_owned();
+/// The sentence for a failure after the gate, told to a caller who has no plan.
+pub(super) fn late_failure(command: &str, failure: Failure) -> Error {
+    let doing = match failure.step {
+        Step::Execute => return execute(command, failure.index as usize, failure.errno),
+        Step::Filter => "load the seccomp filter",
+        Step::Capabilities => "set the capabilities",
+        Step::Init => "start the command below an init",
+        _ => "start the container",
+    };
+    Error::setup(doing, failure.errno)
+}
+
+fn execute(command: &str, refusal: usize, errno: Errno) -> Error {
+    let command = command.to_owned();
     if refusal == Refusal::OwnProgram as usize {
         let reason =
             "it leads to this runtime's own program file, which must not be reached from inside"

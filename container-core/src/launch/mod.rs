@@ -1,26 +1,28 @@
 //! Starting a container.
 
+mod created;
 mod describe;
 mod network;
+pub(crate) mod starting;
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
 
+pub use self::created::{Created, open_gate};
+pub(crate) use self::describe::failure as describe_failure;
+use self::starting::{Starting, Streams, Until, own_program, tell, this_process};
 use crate::cgroup::{self, Cgroup};
-use crate::child::report::{MESSAGE_SIZE, Message};
-use crate::child::{self, ChildStdio};
+use crate::child::{self, Gate};
 use crate::container::Container;
 use crate::error::{Error, Result};
-use crate::plan::Plan;
-use crate::stage::Stage;
+use crate::hooks::{self, HookState};
+use crate::init::Init;
+use crate::plan::{Plan, c_string};
 use crate::sys::clone::{self, Child};
-use crate::sys::process::{self, Ended};
-use crate::sys::{self, Errno, socket};
+use crate::sys::{self, process};
 
 /// Where the container's root file system comes from.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +78,37 @@ pub struct Launch<'a> {
     pub rootfs: Rootfs<'a>,
     /// The standard streams.
     pub stdio: Stdio,
+    /// The container dies with the thread that starts it (`PR_SET_PDEATHSIG`). Otherwise it outlives its launcher.
+    pub tied: bool,
+    /// A small init of ours is PID 1: it reaps orphans, passes signals on to the command and ends as the command did.
+    pub init: bool,
+    /// How many of the launcher's descriptors, from 3 on, the command gets as they are.
+    pub preserve_fds: u32,
+    /// A session keyring of the container's own, in place of the launcher's.
+    pub new_keyring: bool,
+    /// The bundle's directory, which hooks are told of.
+    pub bundle: Option<&'a Path>,
+    /// For [`create`] only: the path of a socket by which another process can have the container started (see
+    /// [`open_gate`]). It must not exist yet.
+    pub gate: Option<&'a Path>,
+}
+
+impl<'a> Launch<'a> {
+    /// A container that is tied to its launcher, without an init of ours, with nothing but its streams passed on.
+    pub fn new(id: &'a str, spec: &'a Spec, rootfs: Rootfs<'a>, stdio: Stdio) -> Self {
+        Self {
+            id,
+            spec,
+            rootfs,
+            stdio,
+            tied: true,
+            init: false,
+            preserve_fds: 0,
+            new_keyring: false,
+            bundle: None,
+            gate: None,
+        }
+    }
 }
 
 /// Refuses an ID that could name something else than a cgroup of ours.
@@ -94,13 +127,86 @@ pub(crate) fn check_id(id: &str) -> Result<()> {
     }
 }
 
-/// Starts a container. When this returns, its command has been executed.
+/// Starts a container. When this returns, its command has been executed, and its hooks up to `poststart` have run.
 ///
-/// The container dies with the thread that called this (`PR_SET_PDEATHSIG`): call it from one that lives as long as
-/// the container shall, such as the main thread. Other threads may exist.
+/// If [`Launch::tied`], the container dies with the thread that called this: call it from one that lives as long as the
+/// container shall, such as the main thread. Other threads may exist.
 pub fn start(launch: Launch<'_>) -> Result<Container> {
-    check_id(launch.id)?;
+    if launch.spec.hooks().is_some() {
+        return create(launch)?.start();
+    }
     let plan = Plan::new(launch.spec, &launch.rootfs)?;
+    let begun = begin(launch, &plan, Gate::Open)?;
+    begun.finish()
+}
+
+/// Makes a container whose command waits to be executed: everything of it is there, its hooks up to `createContainer`
+/// have run.
+///
+/// A specification without a `process` makes a container too, which cannot be started.
+pub fn create(launch: Launch<'_>) -> Result<Created> {
+    let mut spec = std::borrow::Cow::Borrowed(launch.spec);
+    if spec.process().is_none() {
+        spec.to_mut().set_process(Some(created::placeholder()?));
+    }
+    let mut plan = Plan::new(&spec, &launch.rootfs)?;
+    if launch.spec.process().is_none() {
+        plan.process.candidates.clear();
+    }
+    let listener = match launch.gate {
+        None => None,
+        Some(path) => Some(created::listen(path)?),
+    };
+    let gate = match &listener {
+        None => Gate::Launcher,
+        Some(listener) => Gate::Listener(listener.as_raw_fd()),
+    };
+    let hooks = launch.spec.hooks().clone();
+    let state = HookState::of(&launch);
+    let begun = begin(launch, &plan, gate)?;
+    Ok(Created::new(begun, &plan, hooks, state))
+}
+
+/// A container's process that has made everything, and executes its command next or has done so.
+pub(crate) struct Begun {
+    pub(crate) starting: Starting,
+    pub(crate) socket: OwnedFd,
+    id: String,
+    terminal: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
+}
+
+impl Begun {
+    /// Hands everything over to the container.
+    pub(crate) fn finish(self) -> Result<Container> {
+        let Self {
+            mut starting,
+            id,
+            terminal,
+            mounts,
+            ..
+        } = self;
+        starting.reached("exec");
+        starting.finish(|child, stages, cgroup| {
+            Container::new(
+                &id,
+                child.pid,
+                child.pidfd,
+                terminal,
+                mounts,
+                stages,
+                cgroup,
+            )
+        })
+    }
+
+    pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+}
+
+fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
+    check_id(launch.id)?;
     let cgroup = match cgroup_of(&launch)? {
         Some((path, resources)) => Some(Cgroup::plan(&path, &resources)?),
         None => None,
@@ -113,16 +219,19 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         .filter(|_| enters)
         .map(Cgroup::entrances)
         .unwrap_or_default();
-    let mut starting = Starting {
-        child: None,
-        cgroup,
-        stages: Vec::with_capacity(5),
+    let mut starting = Starting::new(cgroup);
+    let early_hooks = launch
+        .spec
+        .hooks()
+        .as_ref()
+        .filter(|hooks| hooks::any_before_start(hooks));
+    let state = early_hooks.map(|_| HookState::of(&launch));
+    let keyring = match launch.new_keyring {
+        true => Some(c_string("id", format!("_ses.{}", launch.id))?),
+        false => None,
     };
 
-    let [ours, theirs] =
-        socket::pair().map_err(|errno| Error::setup("make a socket pair", errno))?;
-    // SAFETY: the call above made both descriptors, and nobody else knows them.
-    let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+    let (ours, theirs) = starting::sockets()?;
     let launcher = this_process()?;
     let own_program = own_program()?;
     let streams = Streams::new(launch.stdio)?;
@@ -133,22 +242,29 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
         None => None,
     };
     let context = child::Context {
-        plan: &plan,
+        plan,
         cgroups: &view,
         entrances: &entrances,
         socket: theirs.as_raw_fd(),
         launcher: launcher.as_raw_fd(),
         own_program,
         stdio: streams.child(),
+        tied: launch.tied,
+        gate,
+        preserve: preserved(launch.preserve_fds)?,
+        init: launch.init,
+        hooks: early_hooks.is_some(),
+        keyring: keyring.as_deref(),
     };
-    let child = clone_into_namespaces(&plan, &context, born_in.as_ref().map(AsFd::as_fd))?;
+    let child =
+        clone_into_namespaces(plan, &context, &launcher, born_in.as_ref().map(AsFd::as_fd))?;
     let pid = child.pid;
     starting.child = Some(child);
     starting.reached("clone");
     drop((theirs, streams, born_in));
 
     if plan.namespaces.makes_user() {
-        write_mappings(pid, &plan)?;
+        write_mappings(pid, plan)?;
         tell(&ours, None)?;
     }
     if let Some(adjustment) = plan.process.oom_score_adj {
@@ -175,166 +291,44 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
             .map(OwnedFd::from),
         false => None,
     };
-    let terminal = listen(&mut starting, &ours, &plan)?;
-    starting.reached("exec");
-    starting.finish(|child, stages, cgroup| {
-        Container::new(
-            launch.id,
-            child.pid,
-            child.pidfd,
-            terminal,
-            mounts,
-            stages,
-            cgroup,
-        )
+    let until = if gate == Gate::Open {
+        Until::Executed
+    } else {
+        Until::Ready
+    };
+    let mut terminal = None;
+    let describe = |failure| describe::failure(plan, failure);
+    if let (Some(hooks), Some(state)) = (early_hooks, state) {
+        starting.listen(
+            &ours,
+            Until::Mounted,
+            &mut terminal,
+            plan.command(),
+            &describe,
+        )?;
+        let init = Init::of(starting.target()?)?;
+        state.run_before_start(hooks, &init, starting.cgroup.as_ref())?;
+        tell(&ours, None)?;
+    }
+    starting.listen(&ours, until, &mut terminal, plan.command(), &describe)?;
+    Ok(Begun {
+        starting,
+        socket: ours,
+        id: launch.id.to_owned(),
+        terminal,
+        mounts,
     })
 }
 
-/// The container's standard streams on the launcher's side, kept until the process has its copies.
-enum Streams {
-    Null(fs::File),
-    Inherited,
-    Given([OwnedFd; 3]),
-    Terminal { rows: u16, columns: u16 },
-}
-
-impl Streams {
-    fn new(stdio: Stdio) -> Result<Self> {
-        Ok(match stdio {
-            Stdio::Inherit { stdin: true } => Self::Inherited,
-            Stdio::Inherit { stdin: false } => Self::Null(
-                fs::File::open("/dev/null")
-                    .map_err(|error| Error::setup("open /dev/null", error))?,
-            ),
-            Stdio::Descriptors(three) => Self::Given(three),
-            Stdio::Terminal { rows, columns } => Self::Terminal { rows, columns },
-        })
-    }
-
-    fn child(&self) -> ChildStdio {
-        match self {
-            Self::Null(null) => ChildStdio::Descriptors([null.as_raw_fd(), 1, 2]),
-            Self::Inherited => ChildStdio::Descriptors([0, 1, 2]),
-            Self::Given(three) => {
-                ChildStdio::Descriptors([0, 1, 2].map(|stream: usize| three[stream].as_raw_fd()))
-            }
-            Self::Terminal { rows, columns } => ChildStdio::Terminal {
-                rows: *rows,
-                columns: *columns,
-            },
-        }
-    }
-}
-
-/// Follows the process until it executes its command: its terminal, or what went wrong.
-fn listen(starting: &mut Starting, socket: &OwnedFd, plan: &Plan) -> Result<Option<OwnedFd>> {
-    let mut terminal = None;
-    let mut ready = false;
-    loop {
-        let mut bytes = [0; MESSAGE_SIZE];
-        let (length, descriptor) = match socket::receive(socket.as_raw_fd(), &mut bytes) {
-            Ok(received) => received,
-            // The process ended without reading what was sent to it. This is told once, before what it said itself.
-            Err(Errno(libc::ECONNRESET)) => continue,
-            Err(errno) => return Err(Error::setup("hear from the container's process", errno)),
-        };
-        // SAFETY: the kernel has just made it for this process.
-        let descriptor = descriptor.map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) });
-        if length == 0 {
-            // `execve` has closed the process's side, or its death has.
-            return if ready {
-                Ok(terminal)
-            } else {
-                Err(starting.died(plan))
-            };
-        }
-        match Message::decode(bytes.get(..length).unwrap_or_default()) {
-            Some(Message::Terminal) => terminal = descriptor,
-            Some(Message::Ready { rootfs, network }) => {
-                ready = true;
-                for (name, at) in [("rootfs", rootfs), ("network", network)] {
-                    if at != 0 {
-                        starting.stages.push(Stage { name, at });
-                    }
-                }
-            }
-            Some(Message::Failed(failure)) => return Err(describe::failure(plan, failure)),
-            None => {
-                return Err(Error::setup(
-                    "understand the container's process",
-                    Errno(libc::EBADMSG),
-                ));
-            }
-        }
-    }
-}
-
-/// A start under way: a failure takes back what has been made.
-struct Starting {
-    child: Option<Child>,
-    cgroup: Option<Cgroup>,
-    stages: Vec<Stage>,
-}
-
-impl Starting {
-    fn reached(&mut self, name: &'static str) {
-        self.stages.push(Stage {
-            name,
-            at: sys::monotonic(),
-        });
-    }
-
-    /// Hands everything over to the container.
-    fn finish(
-        mut self,
-        container: impl FnOnce(Child, Vec<Stage>, Option<Cgroup>) -> Container,
-    ) -> Result<Container> {
-        let child = self
-            .child
-            .take()
-            .ok_or_else(|| Error::setup("find the container's process", Errno(libc::ESRCH)))?;
-        let mut stages = std::mem::take(&mut self.stages);
-        stages.sort_by_key(|stage| stage.at);
-        Ok(container(child, stages, self.cgroup.take()))
-    }
-
-    /// The process ended without a word.
-    fn died(&mut self, plan: &Plan) -> Error {
-        let ended = match &self.child {
-            Some(child) => process::wait(child.pidfd.as_raw_fd(), true),
-            None => Ok(None),
-        };
-        let oom = self
-            .cgroup
-            .as_ref()
-            .is_some_and(|cgroup| cgroup.oom_kills().unwrap_or(0) > 0);
-        let command = plan.command().to_owned();
-        match ended {
-            Ok(Some(Ended::Signaled(signal))) => Error::Died {
-                signal,
-                command,
-                hint: match signal {
-                    libc::SIGKILL if oom => ": its memory limit is too small to start anything",
-                    libc::SIGSYS => ": its seccomp profile forbids what starting needs",
-                    _ => "",
-                },
-            },
-            _ => Error::setup(format!("start {command}"), Errno(libc::ECHILD)),
-        }
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(child) = self.child.take() {
-            // It may have ended by itself; then there is nothing to kill and little to wait for.
-            let _ = clone::pidfd_send_signal(child.pidfd.as_raw_fd(), libc::SIGKILL);
-            let _ = process::wait(child.pidfd.as_raw_fd(), true);
-        }
-        if let Some(cgroup) = self.cgroup.take() {
-            // What cannot be removed now is found later by its name.
-            let _ = cgroup.remove();
-        }
+/// The number of descriptors to pass on, as the kernel counts them.
+pub(crate) fn preserved(count: u32) -> Result<sys::Fd> {
+    // The kernel's own bound on a table of descriptors (fs.nr_open's default).
+    match sys::Fd::try_from(count) {
+        Ok(count) if count <= 1 << 20 => Ok(count),
+        _ => Err(Error::invalid(
+            "preserve-fds",
+            format!("{count} is more than a process can have"),
+        )),
     }
 }
 
@@ -355,20 +349,22 @@ fn cgroup_of(launch: &Launch<'_>) -> Result<Option<(PathBuf, oci_spec::runtime::
 fn clone_into_namespaces(
     plan: &Plan,
     context: &child::Context<'_>,
+    launcher: &OwnedFd,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Child> {
-    let own_pids = match plan.namespaces.pid_to_join() {
+    let joins = plan.namespaces.pid_to_join();
+    let _hidden = match joins {
         None => None,
         Some(join) => {
-            let own = fs::File::open("/proc/self/ns/pid")
-                .map_err(|error| Error::setup("open /proc/self/ns/pid", error))?;
+            let hidden = starting::Hidden::new()
+                .map_err(|errno| Error::setup("hide this process's memory", errno))?;
             clone::setns(join.fd.as_raw_fd(), libc::CLONE_NEWPID).map_err(|errno| {
                 Error::setup(
                     format!("join the pid namespace {}", join.path.display()),
                     errno,
                 )
             })?;
-            Some(own)
+            Some(hidden)
         }
     };
     let mask = process::block_signals();
@@ -382,24 +378,11 @@ fn clone_into_namespaces(
         )
     };
     process::restore_signals(&mask);
-    if let Some(own) = own_pids {
-        clone::setns(own.as_raw_fd(), libc::CLONE_NEWPID)
+    if joins.is_some() {
+        clone::setns(launcher.as_raw_fd(), libc::CLONE_NEWPID)
             .map_err(|errno| Error::setup("return to the own pid namespace", errno))?;
     }
     child.map_err(|errno| describe::clone(plan, errno))
-}
-
-fn tell(socket: &OwnedFd, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
-    match socket::send(
-        socket.as_raw_fd(),
-        &[1],
-        descriptor.map(|fd| fd.as_raw_fd()),
-    ) {
-        Ok(()) => Ok(()),
-        // The process has failed and gone; what it has said is still to be read.
-        Err(Errno(libc::EPIPE | libc::ECONNRESET)) => Ok(()),
-        Err(errno) => Err(Error::setup("speak to the container's process", errno)),
-    }
 }
 
 fn write_mappings(pid: libc::pid_t, plan: &Plan) -> Result<()> {
@@ -433,26 +416,6 @@ fn set_oom_score_adj(pid: libc::pid_t, adjustment: i32) -> Result<()> {
             error,
         )
     })
-}
-
-/// A pidfd of this process. It must not be kept over a fork.
-fn this_process() -> Result<OwnedFd> {
-    let pid = std::process::id() as libc::pid_t;
-    let fd = clone::pidfd_open(pid)
-        .map_err(|errno| Error::setup("open a pidfd of this process", errno))?;
-    // SAFETY: the call above made the descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Device and inode of this program's file, which stay what they are while it runs.
-fn own_program() -> Result<(u64, u64)> {
-    static OWN: OnceLock<(u64, u64)> = OnceLock::new();
-    if let Some(own) = OWN.get() {
-        return Ok(*own);
-    }
-    let stat = fs::metadata("/proc/self/exe")
-        .map_err(|error| Error::setup("look at /proc/self/exe", error))?;
-    Ok(*OWN.get_or_init(|| (stat.dev(), stat.ino())))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ pub(crate) mod rootfs;
 use std::ffi::{CStr, CString};
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, Mount, Spec};
+use oci_spec::runtime::{Linux, LinuxSeccomp, Mount, Process, Spec};
 
 use self::devices::DevicePlan;
 use self::mounts::{Inside, MountPlan};
@@ -80,7 +80,10 @@ impl Plan {
             linux
         };
         let linux = spec.linux().as_ref().unwrap_or(&empty);
-        refuse_what_is_not_done(spec, linux)?;
+        refuse_what_is_not_done(linux)?;
+        if let Some(process) = spec.process() {
+            refuse_labels(process)?;
+        }
 
         let process = spec
             .process()
@@ -180,13 +183,38 @@ impl Plan {
             root: RootPlan::new(rootfs, spec, in_user_namespace, own_mounts)?,
             mounts: planned,
             early_mounts,
-            process: ProcessPlan::new(process, linux)?,
+            process: ProcessPlan::new(
+                process,
+                linux.seccomp().as_ref(),
+                linux.personality().as_ref(),
+            )?,
             namespaces,
             readonly_root,
             propagation,
             own_dev,
             masked,
             readonly,
+        })
+    }
+
+    /// A plan for a process that enters a running container: who it is and what it runs, and nothing to be made.
+    pub(crate) fn joining(process: &Process, seccomp: Option<&LinuxSeccomp>) -> Result<Self> {
+        refuse_labels(process)?;
+        Ok(Self {
+            namespaces: Namespaces::none(),
+            root: RootPlan::Unchanged,
+            readonly_root: false,
+            propagation: (libc::MS_PRIVATE, true),
+            mounts: Vec::new(),
+            own_dev: false,
+            devices: Vec::new(),
+            masked: Vec::new(),
+            readonly: Vec::new(),
+            early_mounts: 0,
+            sysctls: Vec::new(),
+            hostname: None,
+            domainname: None,
+            process: ProcessPlan::new(process, seccomp, None)?,
         })
     }
 
@@ -206,15 +234,8 @@ fn is_bind(mount: &Mount) -> bool {
 }
 
 /// Members that would be ignored otherwise. A silent omission would be a container that is less than its specification.
-fn refuse_what_is_not_done(spec: &Spec, linux: &Linux) -> Result<()> {
+fn refuse_what_is_not_done(linux: &Linux) -> Result<()> {
     let refused = [
-        (
-            spec.hooks()
-                .as_ref()
-                .is_some_and(|hooks| *hooks != Default::default()),
-            "hooks",
-            "are not run yet",
-        ),
         (
             linux.intel_rdt().is_some(),
             "linux.intelRdt",
@@ -253,9 +274,11 @@ fn refuse_what_is_not_done(spec: &Spec, linux: &Linux) -> Result<()> {
     if let Some((_, field, reason)) = refused.into_iter().find(|(asked, ..)| *asked) {
         return Err(Error::unsupported(field, reason));
     }
-    let Some(process) = spec.process() else {
-        return Ok(());
-    };
+    Ok(())
+}
+
+/// The same of a process.
+fn refuse_labels(process: &Process) -> Result<()> {
     let set = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     if set(process.apparmor_profile())
         && process.apparmor_profile().as_deref() != Some("unconfined")
@@ -269,12 +292,6 @@ fn refuse_what_is_not_done(spec: &Spec, linux: &Linux) -> Result<()> {
         return Err(Error::unsupported(
             "process.selinuxLabel",
             "SELinux is not supported",
-        ));
-    }
-    if process.exec_cpu_affinity().is_some() {
-        return Err(Error::unsupported(
-            "process.execCPUAffinity",
-            "only exec uses it; use linux.resources.cpu.cpus",
         ));
     }
     Ok(())

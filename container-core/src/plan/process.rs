@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, Linux, LinuxPersonalityDomain, LinuxSchedulerFlag,
-    LinuxSchedulerPolicy, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, Scheduler,
+    Capabilities, IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    Scheduler,
 };
 
 use super::c_string;
@@ -14,7 +15,7 @@ use super::mounts::Inside;
 use crate::capability;
 use crate::error::{Error, Result};
 use crate::seccomp::{self, Filter};
-use crate::sys::process::{SchedulerAttributes, Strings};
+use crate::sys::process::{MOST_PROCESSORS, Processors, SchedulerAttributes, Strings};
 use crate::sys::{self, Errno};
 
 /// The capability sets of a specification, one bit a capability.
@@ -57,11 +58,17 @@ pub(crate) struct ProcessPlan {
     pub(crate) io_priority: Option<u32>,
     pub(crate) scheduler: Option<SchedulerAttributes>,
     pub(crate) personality: Option<libc::c_ulong>,
+    /// Processors to run on before and after the cgroups are entered; of those who join a container only.
+    pub(crate) affinity: [Option<Processors>; 2],
     pub(crate) filter: Option<Filter>,
 }
 
 impl ProcessPlan {
-    pub(crate) fn new(process: &Process, linux: &Linux) -> Result<Self> {
+    pub(crate) fn new(
+        process: &Process,
+        seccomp: Option<&LinuxSeccomp>,
+        personality: Option<&LinuxPersonality>,
+    ) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let command = args
             .first()
@@ -87,7 +94,7 @@ impl ProcessPlan {
         }
         let cwd = clean(cwd);
         let user = process.user();
-        let filter = match linux.seccomp().as_ref() {
+        let filter = match seccomp {
             Some(profile) => Some(seccomp::compile(profile)?),
             None => None,
         };
@@ -120,7 +127,8 @@ impl ProcessPlan {
                 None => None,
             },
             scheduler: process.scheduler().as_ref().map(scheduler),
-            personality: personality(linux)?,
+            personality: self::personality(personality)?,
+            affinity: affinity(process)?,
             filter,
         })
     }
@@ -192,6 +200,11 @@ fn resource(kind: PosixRlimitType) -> u32 {
         PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
         PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
     }
+}
+
+/// The kernel's number of a resource limit (setrlimit(2)).
+pub fn rlimit_number(kind: PosixRlimitType) -> u32 {
+    resource(kind)
 }
 
 /// The most this process may ask for: its own hard limit, or anything where it may raise limits.
@@ -270,6 +283,42 @@ fn io_priority(class: IOPriorityClass, level: i64) -> Result<u32> {
     }
 }
 
+/// The two sets of processors of `execCPUAffinity`.
+fn affinity(process: &Process) -> Result<[Option<Processors>; 2]> {
+    let Some(affinity) = process.exec_cpu_affinity() else {
+        return Ok([None, None]);
+    };
+    let set = |name: &str, list: &Option<String>| match list.as_deref() {
+        None | Some("") => Ok(None),
+        Some(list) => processors(list)
+            .map(|numbers| Some(Processors::new(numbers)))
+            .ok_or_else(|| {
+                Error::invalid(
+                    format!("process.execCPUAffinity.{name}"),
+                    format!("{list:?} is not a list of processors such as 0-3,7"),
+                )
+            }),
+    };
+    Ok([
+        set("initial", affinity.initial())?,
+        set("final", affinity.cpu_affinity_final())?,
+    ])
+}
+
+/// The numbers of a list such as `0-3,7`.
+fn processors(list: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if first > last || last >= MOST_PROCESSORS {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
+}
+
 fn scheduler(scheduler: &Scheduler) -> SchedulerAttributes {
     // Numbers of uapi/linux/sched.h.
     let policy = match scheduler.policy() {
@@ -309,8 +358,8 @@ fn scheduler(scheduler: &Scheduler) -> SchedulerAttributes {
     }
 }
 
-fn personality(linux: &Linux) -> Result<Option<libc::c_ulong>> {
-    let Some(personality) = linux.personality() else {
+fn personality(personality: Option<&LinuxPersonality>) -> Result<Option<libc::c_ulong>> {
+    let Some(personality) = personality else {
         return Ok(None);
     };
     if personality
@@ -416,6 +465,14 @@ mod tests {
             limits(&[wanted]).unwrap_err().to_string(),
             "process.rlimits.RLIMIT_CORE: the soft limit 2 is above the hard limit 1"
         );
+    }
+
+    #[test]
+    fn a_list_of_processors_is_read_as_the_kernel_writes_it() {
+        assert_eq!(processors("0-2,7").unwrap(), [0, 1, 2, 7]);
+        for wrong in ["", "a", "3-1", "1,,2", "0-8192"] {
+            assert!(processors(wrong).is_none(), "{wrong:?}");
+        }
     }
 
     #[test]

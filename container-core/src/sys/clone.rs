@@ -78,6 +78,14 @@ pub(crate) unsafe fn clone3(
     })
 }
 
+/// Copies the calling process, which must have one thread only: 0 in the copy.
+pub(crate) fn fork() -> Result<libc::pid_t> {
+    // SAFETY: no memory is passed; the raw call is used because the C library's runs handlers and takes locks. Both
+    // processes go on in memory of their own.
+    check(unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) })
+        .map(|pid| pid as libc::pid_t)
+}
+
 /// Moves the calling thread out of the namespaces named by the flags into new ones.
 pub(crate) fn unshare(flags: libc::c_int) -> Result<()> {
     // SAFETY: no memory is passed.
@@ -113,15 +121,19 @@ pub(crate) fn pidfd_send_signal(pidfd: Fd, signal: libc::c_int) -> Result<()> {
 
 /// Whether the process of a pidfd has ended.
 pub(crate) fn has_ended(pidfd: Fd) -> Result<bool> {
+    match wait_for_end(pidfd, 0) {
+        Err(Errno(libc::EINTR)) => Ok(false),
+        other => other,
+    }
+}
+
+/// Whether the process of a pidfd ends within these milliseconds; -1 for ever.
+pub(crate) fn wait_for_end(pidfd: Fd, milliseconds: libc::c_int) -> Result<bool> {
     let mut poll = libc::pollfd {
         fd: pidfd,
         events: libc::POLLIN,
         revents: 0,
     };
     // SAFETY: one structure, ours, and a count of one.
-    match check_int(unsafe { libc::poll(&mut poll, 1, 0) }) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno(libc::EINTR)) => Ok(false),
-        Err(error) => Err(error),
-    }
+    check_int(unsafe { libc::poll(&mut poll, 1, milliseconds) }).map(|ready| ready > 0)
 }

@@ -119,6 +119,18 @@ pub(crate) fn make_undumpable() -> Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
 }
 
+/// Whether other processes may look into this one's memory; as `PR_SET_DUMPABLE` takes it back.
+pub(crate) fn dumpable() -> Result<libc::c_int> {
+    prctl(libc::PR_GET_DUMPABLE, 0, 0)
+}
+
+/// Lets other processes look into this one's memory again, as they could before.
+pub(crate) fn restore_dumpable(before: libc::c_int) -> Result<()> {
+    // 2 cannot be set by hand (prctl(2)); it is what shutting out is, too.
+    let value = if before == 1 { 1 } else { 0 };
+    prctl(libc::PR_SET_DUMPABLE, value, 0).map(drop)
+}
+
 /// The kernel sends this signal when the thread that made this process ends.
 pub(crate) fn set_parent_death_signal(signal: libc::c_int) -> Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong, 0).map(drop)
@@ -161,4 +173,11 @@ pub(crate) fn load_filter(
             &raw const program,
         )
     })
+}
+
+/// keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`: leaves the launcher's keys behind.
+pub(crate) fn join_session_keyring(name: &std::ffi::CStr) -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: the name is terminated.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name.as_ptr()) }).map(drop)
 }

@@ -138,6 +138,20 @@ pub(crate) fn symlinkat(to: &CStr, directory: Fd, name: &CStr) -> Result<()> {
     check_int(unsafe { libc::symlinkat(to.as_ptr(), directory, name.as_ptr()) }).map(drop)
 }
 
+/// readlinkat(2): how many bytes of the buffer the link's text takes.
+pub(crate) fn readlinkat(directory: Fd, name: &CStr, into: &mut [u8]) -> Result<usize> {
+    // SAFETY: the name is terminated and the buffer writable for its length.
+    check(unsafe {
+        libc::readlinkat(
+            directory,
+            name.as_ptr(),
+            into.as_mut_ptr().cast(),
+            into.len(),
+        )
+    } as libc::c_long)
+    .map(|length| length as usize)
+}
+
 /// mknodat(2); `mode` holds the type and the permissions.
 pub(crate) fn mknodat(directory: Fd, name: &CStr, mode: u32, device: u64) -> Result<()> {
     // SAFETY: the name is terminated.
@@ -190,6 +204,20 @@ pub(crate) fn fstatat(directory: Fd, path: &CStr, flags: libc::c_int) -> Result<
     // SAFETY: the path is terminated and the structure ours to write.
     check_int(unsafe { libc::fstatat(directory, path.as_ptr(), &mut stat, flags) })?;
     Ok(stat)
+}
+
+/// Device and inode of what a path leads to.
+pub(crate) fn identity(path: &str) -> Result<(u64, u64)> {
+    // The longest path that is asked for is one below /proc/PID/ns: no allocation for the terminator.
+    let mut text = [0_u8; 64];
+    let bytes = path.as_bytes();
+    match text.get_mut(..bytes.len()) {
+        Some(room) if bytes.len() < 64 => room.copy_from_slice(bytes),
+        _ => return Err(Errno(libc::ENAMETOOLONG)),
+    }
+    let path = CStr::from_bytes_until_nul(&text).map_err(|_| Errno(libc::EINVAL))?;
+    let stat = fstatat(libc::AT_FDCWD, path, 0)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// The magic number of the file system that holds an open file.

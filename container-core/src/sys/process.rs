@@ -38,6 +38,120 @@ struct KernelSigaction {
     mask: u64,
 }
 
+/// Signals that end nothing by default, or that stop and continue: they wait for the command (signal(7)).
+const HARMLESS: [libc::c_int; 8] = [
+    libc::SIGCHLD,
+    libc::SIGCONT,
+    libc::SIGURG,
+    libc::SIGWINCH,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGSTOP,
+];
+
+/// A descriptor that is readable when a signal waits which would have ended the process, all of them being blocked.
+pub(crate) fn deadly_signals() -> Result<Fd> {
+    // SAFETY: the set is ours to write.
+    let deadly = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        for signal in HARMLESS {
+            libc::sigdelset(&mut set, signal);
+        }
+        set
+    };
+    // SAFETY: the set is readable.
+    check_int(unsafe { libc::signalfd(-1, &deadly, libc::SFD_CLOEXEC) })
+}
+
+/// The number of the signal that waits on a descriptor of [`deadly_signals`].
+pub(crate) fn waiting_signal(signals: Fd) -> Result<libc::c_int> {
+    // `struct signalfd_siginfo` begins with the number and is 128 bytes long.
+    let mut info = [0_u8; 128];
+    super::file::read(signals, &mut info)?;
+    let [a, b, c, d, ..] = info;
+    Ok(i32::from_ne_bytes([a, b, c, d]))
+}
+
+/// Waits for any signal, all of them being blocked, and takes it.
+pub(crate) fn take_signal() -> Result<libc::c_int> {
+    // SAFETY: the set is ours to write; a null pointer asks for no details.
+    check_int(unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::sigwaitinfo(&all, std::ptr::null_mut())
+    })
+}
+
+/// Sends a signal by process ID.
+pub(crate) fn kill(pid: libc::pid_t, signal: libc::c_int) -> Result<()> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// Reaps a child that has ended, if there is one: its process ID and how it ended.
+pub(crate) fn reap() -> Result<Option<(libc::pid_t, Ended)>> {
+    let mut status = 0;
+    // SAFETY: the status is ours to write.
+    let pid = check_int(unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) })?;
+    if pid == 0 {
+        return Ok(None);
+    }
+    let ended = if libc::WIFSIGNALED(status) {
+        Ended::Signaled(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
+    };
+    Ok(Some((pid, ended)))
+}
+
+/// Makes the calling process the leader of a group of its own.
+pub(crate) fn new_group() -> Result<()> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::setpgid(0, 0) }).map(drop)
+}
+
+/// Names the calling thread, as ps(1) shows it; 15 bytes at most.
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: the name is terminated.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// How many processors a set can name: the most a kernel for x86-64 is built for (NR_CPUS).
+pub(crate) const MOST_PROCESSORS: usize = 8192;
+
+/// A set of processors, one bit each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Processors(Box<[u64; MOST_PROCESSORS / 64]>);
+
+impl Processors {
+    /// The processors of a list, numbers below [`MOST_PROCESSORS`]; others are left out.
+    pub(crate) fn new(numbers: impl IntoIterator<Item = usize>) -> Self {
+        let mut words = Box::new([0_u64; MOST_PROCESSORS / 64]);
+        for number in numbers {
+            if let Some(word) = words.get_mut(number / 64) {
+                *word |= 1 << (number % 64);
+            }
+        }
+        Self(words)
+    }
+}
+
+/// Binds the calling thread to processors.
+pub(crate) fn set_affinity(processors: &Processors) -> Result<()> {
+    // SAFETY: the set is as long as we say.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            0,
+            size_of_val(processors.0.as_ref()),
+            processors.0.as_ptr(),
+        )
+    })
+    .map(drop)
+}
+
 /// Gives every signal its default action. clone3 has done so for those that were handled, but not for those that were
 /// ignored, as SIGPIPE is in every Rust program; and `execve` passes that on.
 pub(crate) fn reset_signals() {

@@ -101,6 +101,96 @@ pub(crate) fn receive(socket: Fd, into: &mut [u8]) -> Result<(usize, Option<Fd>)
     Ok((length, descriptor))
 }
 
+fn address(path: &std::ffi::CStr) -> Result<(libc::sockaddr_un, libc::socklen_t)> {
+    // SAFETY: the structure is plain integers, for which zero is a value.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.to_bytes_with_nul();
+    if bytes.len() > address.sun_path.len() {
+        return Err(Errno(libc::ENAMETOOLONG));
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len();
+    Ok((address, length as libc::socklen_t))
+}
+
+fn socket() -> Result<Fd> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0) })
+}
+
+/// A socket at a path that others connect to; it keeps the boundaries of messages.
+pub(crate) fn listen(path: &std::ffi::CStr) -> Result<Fd> {
+    let (address, length) = address(path)?;
+    let socket = socket()?;
+    // SAFETY: the address is as long as we say.
+    let bound = check_int(unsafe { libc::bind(socket, (&raw const address).cast(), length) })
+        // SAFETY: no memory is passed.
+        .and_then(|_| check_int(unsafe { libc::listen(socket, 4) }));
+    match bound {
+        Ok(_) => Ok(socket),
+        Err(errno) => {
+            super::file::close(socket);
+            Err(errno)
+        }
+    }
+}
+
+/// Connects to a socket of [`listen`].
+pub(crate) fn connect(path: &std::ffi::CStr) -> Result<Fd> {
+    let (address, length) = address(path)?;
+    let socket = socket()?;
+    // SAFETY: the address is as long as we say.
+    match check_int(unsafe { libc::connect(socket, (&raw const address).cast(), length) }) {
+        Ok(_) => Ok(socket),
+        Err(errno) => {
+            super::file::close(socket);
+            Err(errno)
+        }
+    }
+}
+
+/// Takes the next connection.
+pub(crate) fn accept(listener: Fd) -> Result<Fd> {
+    loop {
+        // SAFETY: null pointers ask for no address.
+        let accepted = check_int(unsafe {
+            libc::accept4(
+                listener,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )
+        });
+        match accepted {
+            Err(Errno(libc::EINTR | libc::ECONNABORTED)) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Waits until one of two descriptors can be read: whether the first can, and whether the second can.
+pub(crate) fn wait_for_either(first: Fd, second: Fd) -> Result<(bool, bool)> {
+    let mut polled = [first, second].map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    loop {
+        // SAFETY: two structures, ours, and a count of two.
+        match check_int(unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) }) {
+            Err(Errno(libc::EINTR)) => {}
+            Err(errno) => return Err(errno),
+            Ok(_) => {
+                let [first, second] = polled.map(|one| one.revents != 0);
+                return Ok((first, second));
+            }
+        }
+    }
+}
+
 /// Brings the loopback interface of the calling thread's network namespace up (netdevice(7)).
 pub(crate) fn loopback_up() -> Result<()> {
     // SAFETY: no memory is passed.

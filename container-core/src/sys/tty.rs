@@ -41,3 +41,11 @@ pub(crate) fn make_controlling(terminal: Fd) -> Result<()> {
     // SAFETY: the argument is a number.
     check_int(unsafe { libc::ioctl(terminal, libc::TIOCSCTTY, 0) }).map(drop)
 }
+
+/// Makes the calling process's group the one in the foreground of its terminal.
+pub(crate) fn take_foreground(terminal: Fd) -> Result<()> {
+    // SAFETY: takes nothing, cannot fail.
+    let group: libc::pid_t = unsafe { libc::getpgrp() };
+    // SAFETY: the ioctl reads one process ID.
+    check_int(unsafe { libc::ioctl(terminal, libc::TIOCSPGRP, &raw const group) }).map(drop)
+}

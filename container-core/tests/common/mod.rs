@@ -123,13 +123,17 @@ impl Fixture {
         }
     }
 
+    pub(crate) fn launch<'a>(
+        &'a self,
+        spec: &'a Spec,
+        rootfs: Rootfs<'a>,
+        stdio: Stdio,
+    ) -> Launch<'a> {
+        Launch::new(&self.id, spec, rootfs, stdio)
+    }
+
     pub(crate) fn start(&self, spec: &Spec, rootfs: Rootfs<'_>, stdio: Stdio) -> Result<Container> {
-        start(Launch {
-            id: &self.id,
-            spec,
-            rootfs,
-            stdio,
-        })
+        start(self.launch(spec, rootfs, stdio))
     }
 
     /// Starts a container whose output nobody reads.

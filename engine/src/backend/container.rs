@@ -1,20 +1,27 @@
 //! Instances as containers; and, for comparison, with nothing but a root file system of their own.
 
 use std::fs::DirBuilder;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 
-use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown};
+use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, seccomp};
 use oci_spec::runtime::{
-    LinuxCpu, LinuxMemory, LinuxNamespaceType, LinuxPids, LinuxResources, Mount, Spec, User,
+    Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxMemory,
+    LinuxNamespaceType, LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec,
+    User,
 };
 
-use super::{Backend, Context, Job};
+use oci_spec::runtime;
+
+use super::{Backend, Context, Ended, Exit, Job, Running, Streams};
 use crate::error::{Error, Result};
-use crate::run::{Exit, Status};
-use crate::signals::Signals;
-use crate::spec::{Limits, Network};
-use crate::terminal;
+use crate::instance::Record;
+use crate::process::Process;
+use crate::spec::{BackendKind, InstanceSpec, Limits, Network, Ulimit};
+use crate::supervisor::{null, set_nonblocking};
+use crate::terminal::{self, Size};
+use crate::volume::{self, Prepared};
 
 /// Length of the scheduler's accounting period, µs: docker's for `--cpus`, and the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
@@ -26,49 +33,166 @@ pub(crate) struct Container {
 }
 
 impl Backend for Container {
-    fn run(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Exit> {
+    fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
         let layers = job.store.layer_dirs(job.image)?;
-        let directory = job.instance.directory();
+        let directory = job.home.instance(&job.record.id);
         let (upper, work) = (directory.join("upper"), directory.join("work"));
         for path in [&upper, &work] {
             // 0755: the upper directory becomes the instance's root directory.
-            DirBuilder::new()
-                .mode(0o755)
-                .create(path)
-                .map_err(|e| Error::io("create", path, e))?;
+            match DirBuilder::new().mode(0o755).create(path) {
+                Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(Error::io("create", path, e));
+                }
+                _ => {}
+            }
         }
-        let spec = runtime_spec(job, self.isolated);
-        let stdio = if job.spec.terminal {
-            let size = terminal::size(std::io::stdout().as_fd());
-            Stdio::Terminal {
-                rows: size.rows,
-                columns: size.columns,
-            }
-        } else {
-            Stdio::Inherit {
-                stdin: job.spec.interactive,
-            }
-        };
-        let mut container = container_core::start(Launch {
-            id: &job.instance.record.id,
-            spec: &spec,
-            rootfs: Rootfs::Overlay {
+        let asked = &job.record.spec;
+        let mut spec = runtime_spec(job.record, job.process, self.isolated)?;
+        if asked.privileged && self.isolated {
+            container_core::make_privileged(&mut spec)?;
+        }
+        // Held until the container has them: by descriptor, so that nobody exchanges a source meanwhile.
+        let prepared = volume::prepare(job.home, &asked.mounts, None)?;
+        add_mounts(&mut spec, &prepared);
+        let (stdio, streams) = stdio(job)?;
+        let mut launch = Launch::new(
+            &job.record.id,
+            &spec,
+            Rootfs::Overlay {
                 lower: &layers,
                 upper: &upper,
                 work: &work,
                 // What goes with the instance need not reach the disk.
-                volatile: job.spec.auto_remove,
+                volatile: asked.auto_remove,
             },
             stdio,
-        })?;
+        );
+        launch.init = asked.init;
+        let mut container = container_core::start(launch)?;
         for stage in container.stages() {
             context.timeline.add(stage.name, stage.at);
         }
-        (context.started)();
-        attend(&mut container, context.signals, job.spec.interactive)?;
+        let (streams, master) = match container.take_terminal() {
+            Some(master) => of_terminal(master, job.record.spec.interactive)?,
+            None => (streams, None),
+        };
+        Ok(Box::new(Contained {
+            container,
+            streams,
+            master,
+            upper,
+            work,
+        }))
+    }
+}
+
+/// The container's streams, and the supervisor's ends of them.
+fn stdio(job: &Job<'_>) -> Result<(Stdio, Streams)> {
+    if let Some(size) = job.terminal {
+        let stdio = Stdio::Terminal {
+            rows: size.rows,
+            columns: size.columns,
+        };
+        return Ok((stdio, Streams::default()));
+    }
+    let pipe = || {
+        std::io::pipe().map_err(|source| Error::System {
+            action: "make a pipe",
+            source,
+        })
+    };
+    let (theirs, input) = if job.record.spec.interactive {
+        let (reader, writer) = pipe()?;
+        set_nonblocking(writer.as_fd())?;
+        (OwnedFd::from(reader), Some(OwnedFd::from(writer)))
+    } else {
+        (null()?, None)
+    };
+    let (output, stdout) = pipe()?;
+    let (errors, stderr) = pipe()?;
+    set_nonblocking(output.as_fd())?;
+    set_nonblocking(errors.as_fd())?;
+    let streams = Streams {
+        input,
+        output: Some(output.into()),
+        errors: Some(errors.into()),
+    };
+    Ok((
+        Stdio::Descriptors([theirs, stdout.into(), stderr.into()]),
+        streams,
+    ))
+}
+
+/// A terminal's master as streams, and a copy to change its size by.
+fn of_terminal(master: OwnedFd, interactive: bool) -> Result<(Streams, Option<OwnedFd>)> {
+    set_nonblocking(master.as_fd())?;
+    let copy = || {
+        master.try_clone().map_err(|source| Error::System {
+            action: "copy the terminal's descriptor",
+            source,
+        })
+    };
+    let (input, kept) = (interactive.then(copy).transpose()?, copy()?);
+    let streams = Streams {
+        input,
+        output: Some(master),
+        errors: None,
+    };
+    Ok((streams, Some(kept)))
+}
+
+/// A container that runs.
+struct Contained {
+    container: container_core::Container,
+    streams: Streams,
+    master: Option<OwnedFd>,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Running for Contained {
+    fn pid(&self) -> i32 {
+        self.container.pid()
+    }
+
+    fn take_streams(&mut self) -> Streams {
+        std::mem::take(&mut self.streams)
+    }
+
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.container.pidfd()
+    }
+
+    fn signal(&self, number: i32) -> Result<()> {
+        Ok(self.container.signal(number)?)
+    }
+
+    fn resize(&self, size: Size) {
+        if let Some(master) = &self.master {
+            terminal::set_size(master.as_fd(), size);
+        }
+    }
+
+    fn freeze(&self, frozen: bool) -> Result<()> {
+        match self.container.cgroup() {
+            Some(cgroup) if frozen => Ok(cgroup.freeze()?),
+            Some(cgroup) => Ok(cgroup.thaw()?),
+            None => Err(Error::Unsupported(
+                "pause needs a cgroup, and this instance has none".into(),
+            )),
+        }
+    }
+
+    fn finish(self: Box<Self>, passing: bool) -> Result<Exit> {
+        let Self {
+            mut container,
+            upper,
+            work,
+            ..
+        } = *self;
         let exit = container.wait()?;
         let stats = container.cgroup().and_then(|cgroup| cgroup.stats().ok());
-        if job.spec.auto_remove {
+        if passing {
             // The overlay writes back whatever its upper directory still holds when it goes. Whatever cannot be removed
             // now is removed, or told, when the instance is settled.
             let _ = std::fs::remove_dir_all(&upper);
@@ -76,9 +200,9 @@ impl Backend for Container {
         }
         container.release(Teardown::Leave)?;
         Ok(Exit {
-            status: match exit.status {
-                ExitStatus::Exited(code) => Status::Code(code),
-                ExitStatus::Signaled(number) => Status::Signal(number),
+            ended: match exit.status {
+                ExitStatus::Exited(code) => Ended::Code(code),
+                ExitStatus::Signaled(number) => Ended::Signal(number),
             },
             oom_killed: exit.oom_killed,
             peak_memory: stats.and_then(|stats| stats.memory_peak),
@@ -86,65 +210,187 @@ impl Backend for Container {
     }
 }
 
-/// Carries the terminal, if there is one, and signals until the command has ended.
-fn attend(
-    container: &mut container_core::Container,
-    signals: &Signals,
-    interactive: bool,
-) -> Result<()> {
-    let master = container.take_terminal();
-    // A signal that comes after the end has nobody to reach.
-    let signal = |number| drop(container.signal(number));
-    match master {
-        Some(master) => terminal::join(&master, container.pidfd(), signals, interactive, signal),
-        None => terminal::wait_only(container.pidfd(), signals, |number| {
-            // The window's size concerns only those who have a terminal from us.
-            if number != libc::SIGWINCH {
-                signal(number);
-            }
-        }),
-    }
-}
-
 /// The instance in the words of the OCI runtime specification.
-fn runtime_spec(job: &Job<'_>, isolated: bool) -> Spec {
-    let args = job.process.args.clone();
+fn runtime_spec(record: &Record, process: &Process, isolated: bool) -> Result<Spec> {
+    let asked = &record.spec;
+    let args = process.args.clone();
     let mut spec = if isolated {
         container_core::default_spec(args)
     } else {
         native_spec(args)
     };
-    let identity = &job.process.identity;
-    if let Some(process) = spec.process_mut() {
-        process.set_env(Some(job.process.env.clone()));
-        process.set_cwd(job.process.cwd.clone().into());
-        process.set_terminal(Some(job.spec.terminal));
+    let identity = &process.identity;
+    if let Some(runs) = spec.process_mut() {
+        runs.set_env(Some(process.env.clone()));
+        runs.set_cwd(process.cwd.clone().into());
+        runs.set_terminal(Some(asked.terminal));
+        runs.set_rlimits(rlimits(&asked.ulimits)?);
+        runs.set_no_new_privileges(Some(asked.no_new_privileges));
         let mut user = User::default();
         user.set_uid(identity.uid);
         user.set_gid(identity.gid);
         user.set_additional_gids(Some(identity.groups.clone()));
-        process.set_user(user);
+        runs.set_user(user);
     }
     if let Some(root) = spec.root_mut() {
-        root.set_readonly(Some(job.spec.read_only));
+        root.set_readonly(Some(asked.read_only));
     }
     if isolated {
-        spec.set_hostname(Some(job.hostname.to_owned()));
+        spec.set_hostname(Some(record.hostname().to_owned()));
     }
     if let Some(linux) = spec.linux_mut() {
-        if job.spec.seccomp_unconfined || !isolated {
+        if asked.seccomp_unconfined || !isolated {
             linux.set_seccomp(None);
+        } else if !asked.cap_add.is_empty() || !asked.cap_drop.is_empty() {
+            // docker's filter opens with the capabilities that go with a call.
+            linux.set_seccomp(Some(seccomp::docker_default(&capabilities(asked)?)));
         }
-        if job.spec.network == Network::Host {
+
+        if asked.network == Network::Host {
             let mut namespaces = linux.namespaces().clone().unwrap_or_default();
             namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
             linux.set_namespaces(Some(namespaces));
         }
         let mut resources = linux.resources().clone().unwrap_or_default();
-        set_limits(&mut resources, &job.spec.limits);
+        set_limits(&mut resources, &asked.limits);
+        if let Some(cpus) = &asked.cpuset {
+            let mut cpu = resources.cpu().clone().unwrap_or_else(no_cpu_limits);
+            cpu.set_cpus(Some(cpus.clone()));
+            resources.set_cpu(Some(cpu));
+        }
         linux.set_resources(Some(resources));
     }
-    spec
+    if isolated && let Some(process) = spec.process_mut() {
+        let wanted = capabilities(asked)?;
+        let mut sets = LinuxCapabilities::default();
+        sets.set_bounding(Some(wanted.clone()));
+        sets.set_effective(Some(wanted.clone()));
+        sets.set_permitted(Some(wanted));
+        sets.set_inheritable(Some(Capabilities::new()));
+        sets.set_ambient(Some(Capabilities::new()));
+        process.set_capabilities(Some(sets));
+    }
+    Ok(spec)
+}
+
+/// The user's mounts, after those that every container has.
+fn add_mounts(spec: &mut Spec, prepared: &Prepared) {
+    if prepared.mounts.is_empty() {
+        return;
+    }
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for resolved in &prepared.mounts {
+        let mut mount = Mount::default();
+        mount.set_destination(resolved.spec.target.clone().into());
+        let mut options = resolved.spec.options();
+        match resolved.source_path() {
+            Some(source) => {
+                mount.set_typ(Some("bind".into()));
+                mount.set_source(Some(source));
+                if resolved.read_only && !resolved.spec.read_only {
+                    options.push("ro".into());
+                }
+            }
+            None => {
+                mount.set_typ(Some("tmpfs".into()));
+                mount.set_source(Some("tmpfs".into()));
+            }
+        }
+        mount.set_options(Some(options));
+        // What is mounted over one of ours takes its place: /dev/shm, for example.
+        mounts.retain(|known| known.destination() != mount.destination());
+        mounts.push(mount);
+    }
+    spec.set_mounts(Some(mounts));
+}
+
+/// docker's defaults, with what the user adds and drops; for a privileged instance, all that the host can give.
+pub(crate) fn capabilities(asked: &InstanceSpec) -> Result<Capabilities> {
+    let parse = |flag: &'static str, name: &str| -> Result<Capability> {
+        let plain = name.to_ascii_uppercase();
+        let plain = plain.strip_prefix("CAP_").unwrap_or(&plain);
+        plain.parse().map_err(|_| Error::InvalidValue {
+            flag,
+            value: name.to_owned(),
+            reason: "there is no such capability: capabilities(7) lists them".into(),
+        })
+    };
+    let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
+    let drops_all = asked.cap_drop.iter().any(is_all);
+    let mut set: Capabilities = if asked.privileged || asked.cap_add.iter().any(is_all) {
+        container_core::held_capabilities()?
+    } else if drops_all {
+        Capabilities::new()
+    } else {
+        container_core::DEFAULT_CAPABILITIES.into_iter().collect()
+    };
+    for name in asked.cap_drop.iter().filter(|name| !is_all(name)) {
+        set.remove(&parse("--cap-drop", name)?);
+    }
+    for name in asked.cap_add.iter().filter(|name| !is_all(name)) {
+        set.insert(parse("--cap-add", name)?);
+    }
+    Ok(set)
+}
+
+/// `--ulimit` in the specification's words.
+pub(crate) fn rlimits(limits: &[Ulimit]) -> Result<Option<Vec<PosixRlimit>>> {
+    if limits.is_empty() {
+        return Ok(None);
+    }
+    limits
+        .iter()
+        .map(|limit| {
+            let wrong = |reason: String| Error::InvalidValue {
+                flag: "--ulimit",
+                value: limit.name.clone(),
+                reason,
+            };
+            let kind = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+            let kind: PosixRlimitType = serde_json::from_value(kind.into())
+                .map_err(|_| wrong("there is no such limit: getrlimit(2) lists them".into()))?;
+            PosixRlimitBuilder::default()
+                .typ(kind)
+                .soft(limit.soft)
+                .hard(limit.hard)
+                .build()
+                .map_err(|e| wrong(e.to_string()))
+        })
+        .collect::<Result<Vec<_>>>()
+        .map(Some)
+}
+
+/// `LinuxCpu::default()` carries samples of oci-spec's own.
+fn no_cpu_limits() -> LinuxCpu {
+    let mut cpu = LinuxCpu::default();
+    cpu.set_shares(None)
+        .set_quota(None)
+        .set_period(None)
+        .set_cpus(None)
+        .set_mems(None);
+    cpu
+}
+
+/// What another process in a running container is, and the filter of its system calls.
+pub(crate) fn beside(
+    record: &Record,
+    process: &Process,
+    privileged: bool,
+) -> Result<(runtime::Process, Option<runtime::LinuxSeccomp>)> {
+    let isolated = record.spec.backend == BackendKind::Container;
+    let mut spec = runtime_spec(record, process, isolated)?;
+    if isolated && (privileged || record.spec.privileged) {
+        container_core::make_privileged(&mut spec)?;
+    }
+    let seccomp = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.seccomp().clone());
+    let process = spec.process().clone().ok_or_else(|| Error::System {
+        action: "describe a process",
+        source: std::io::ErrorKind::InvalidData.into(),
+    })?;
+    Ok((process, seccomp))
 }
 
 /// No isolation but the root file system: what the other ways are compared with. The host's /proc, /sys and /dev are
@@ -189,7 +435,10 @@ pub(crate) fn set_limits(resources: &mut LinuxResources, limits: &Limits) {
         let mut memory = LinuxMemory::default();
         memory.set_limit(Some(bytes));
         // docker's default: as much swap as memory, both counted together.
-        memory.set_swap(Some(bytes.saturating_mul(2)));
+        memory.set_swap(Some(match limits.memory_swap {
+            Some(0) | None => bytes.saturating_mul(2),
+            Some(both) => both,
+        }));
         resources.set_memory(Some(memory));
     }
     if let Some(cpus) = limits.cpus {
@@ -223,6 +472,7 @@ mod tests {
                 memory: Some(64 << 20),
                 cpus: Some(1.5),
                 pids: Some(7),
+                ..Limits::default()
             },
         );
         let memory = resources.memory().unwrap();

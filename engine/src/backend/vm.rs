@@ -1,25 +1,28 @@
 //! Instances as microVMs.
 
+mod machine;
+
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use container_core::cgroup::{self, Cgroup};
-use guest_protocol::{Extent, GuestConfig, ImageDisk, Process as GuestProcess, WindowSize};
-use microvm_core::session::{Events, FailureKind, Options, Requests, Session, SessionError, Stdio};
-use microvm_core::{Accelerator, Membership, Request, Substrate, VmConfig, cmdline};
+use guest_protocol::{
+    Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Mount as GuestMount,
+    Process as GuestProcess, Rlimit, SharedMount, WindowSize,
+};
+use microvm_core::session::{FailureKind, SessionError};
+use microvm_core::{Accelerator, Membership, Request, Share, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
-use super::{Backend, Context, Job, disk};
+use super::{Backend, Context, Job, Running, disk};
 use crate::doctor;
 use crate::error::{Error, Result};
-use crate::run::{Exit, Status};
-use crate::signals::Signals;
-use crate::spec::{Accel, Limits, VM_MEMORY};
-use crate::terminal;
+use crate::spec::{Accel, InstanceSpec, Limits, Ulimit, VM_MEMORY};
+use crate::volume::{self, Prepared};
+
+use machine::{Boot, Machine};
 
 /// How long a guest may take to boot. On kvm_pvm a busy host makes a minute of what is 20 s on an idle one.
 const BOOT_PATIENCE: Duration = Duration::from_secs(180);
@@ -75,95 +78,115 @@ fn request(accel: Accel) -> Request {
 pub(crate) struct Vm;
 
 impl Backend for Vm {
-    fn run(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Exit> {
-        let (accelerator, why) = microvm_core::choose(request(job.spec.accel))?;
-        if job.spec.accel == Accel::Auto {
+    fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
+        let spec = &job.record.spec;
+        let (accelerator, why) = microvm_core::choose(request(spec.accel))?;
+        if spec.accel == Accel::Auto {
             (context.notice)(&why);
         }
         let console = console(job)?;
         let mut config = config(job, &console)?;
         let image = image_disk(job)?;
         config.image_disk = image.files;
+        let mounts = GuestMounts::of(volume::prepare(job.home, &spec.mounts, None)?)?;
+        config.shares = mounts.shares;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
-        let mut vm = microvm_core::launch(accelerator, &config)?;
+        let vm = microvm_core::launch(accelerator, &config)?;
         for stage in vm.stages() {
             context.timeline.add(stage.name, stage.at);
         }
-        let mut watch = Watch {
-            signals: context.signals,
-            terminal: job.spec.terminal,
-            stopped_by: None,
+        let boot = Boot {
+            vm,
+            console,
+            config: GuestConfig {
+                shares: mounts.shared,
+                mounts: mounts.memory,
+                ..guest_config(job, image.extents, accelerator)?
+            },
+            group,
+            interactive: spec.interactive,
+            accelerator: describe(accelerator),
         };
-        let result = converse(
-            job,
-            context,
-            &mut vm,
-            &console,
-            image.extents,
-            &mut watch,
-            accelerator,
-        );
-        let exit = match result {
-            Ok(exit) => {
-                // The agent has flushed the disk and powers off: the reason can only be that, or comes too late to matter.
-                vm.wait()?;
-                Ok(exit)
-            }
-            Err(SessionError::Abandoned) if watch.stopped_by.is_some() => {
-                let number = watch.stopped_by.unwrap_or(libc::SIGTERM);
-                Ok(Exit {
-                    status: Status::Signal(number),
-                    oom_killed: false,
-                    peak_memory: None,
-                })
-            }
-            Err(error) => Err(failure(error)),
-        };
-        drop(vm);
-        let peak_memory = group.release()?;
-        exit.map(|exit| Exit {
-            peak_memory,
-            ..exit
-        })
+        Ok(Box::new(Machine::boot(boot)?))
     }
 }
 
-/// Boots to the agent, starts the command and carries its streams until it ends.
-fn converse(
-    job: &Job<'_>,
-    context: &mut Context<'_>,
-    vm: &mut microvm_core::MicroVm,
-    console: &File,
-    layers: Vec<Extent>,
-    watch: &mut Watch<'_>,
-    accelerator: Accelerator,
-) -> Result<Exit, SessionError> {
-    let options = Options {
-        limit: BOOT_PATIENCE,
-        console: Some(console),
-        events: Some(watch),
-    };
-    let mut session = Session::connect(vm, options)?;
-    session.start(guest_config(job, layers, accelerator))?;
-    for stage in session.stages() {
-        context.timeline.add(stage.name, stage.at);
+/// An instance's mounts in the words of the monitor and of the guest.
+struct GuestMounts {
+    shares: Vec<Share>,
+    shared: Vec<SharedMount>,
+    memory: Vec<GuestMount>,
+}
+
+impl GuestMounts {
+    fn of(prepared: Prepared) -> Result<Self> {
+        let mut mounts = Self {
+            shares: Vec::new(),
+            shared: Vec::new(),
+            memory: Vec::new(),
+        };
+        for (number, resolved) in prepared.mounts.into_iter().enumerate() {
+            let target = resolved.spec.target.clone();
+            match resolved.source {
+                Some(source) => {
+                    let name = number.to_string();
+                    mounts.shared.push(SharedMount {
+                        name: name.clone(),
+                        target,
+                        read_only: resolved.read_only,
+                    });
+                    mounts.shares.push(Share {
+                        name,
+                        source,
+                        read_only: resolved.read_only,
+                    });
+                }
+                None => mounts.memory.push(tmpfs(target, &resolved.spec.options())),
+            }
+        }
+        Ok(mounts)
     }
-    (context.started)();
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let exit = session.run(&Stdio {
-        stdin: job.spec.interactive.then(|| stdin.as_fd()),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
-    })?;
-    Ok(Exit {
-        status: match exit.status {
-            microvm_core::session::Status::Code(code) => Status::Code(code.into()),
-            microvm_core::session::Status::Signal(number) => Status::Signal(number.into()),
-        },
-        oom_killed: exit.oom_killed,
-        peak_memory: None,
-    })
+}
+
+/// A tmpfs in the words of mount(2): flags for what every file system knows, the rest as its own options.
+fn tmpfs(target: String, options: &[String]) -> GuestMount {
+    let mut flags = 0;
+    let mut data = Vec::new();
+    for option in options {
+        match option.as_str() {
+            "noexec" => flags |= libc::MS_NOEXEC,
+            "exec" => flags &= !libc::MS_NOEXEC,
+            "nosuid" => flags |= libc::MS_NOSUID,
+            "suid" => flags &= !libc::MS_NOSUID,
+            "nodev" => flags |= libc::MS_NODEV,
+            "dev" => flags &= !libc::MS_NODEV,
+            "ro" => flags |= libc::MS_RDONLY,
+            "rw" => flags &= !libc::MS_RDONLY,
+            "noatime" => flags |= libc::MS_NOATIME,
+            "nodiratime" => flags |= libc::MS_NODIRATIME,
+            "strictatime" => flags |= libc::MS_STRICTATIME,
+            "sync" => flags |= libc::MS_SYNCHRONOUS,
+            // Propagation, which nobody else in the guest takes part in.
+            "rprivate" | "private" | "rslave" | "slave" | "rshared" | "shared" => {}
+            other => data.push(other),
+        }
+    }
+    GuestMount {
+        source: "tmpfs".into(),
+        target,
+        filesystem: "tmpfs".into(),
+        flags,
+        data: data.join(","),
+    }
+}
+
+/// What a VM runs on, for people and reports.
+fn describe(accelerator: Accelerator) -> String {
+    match accelerator {
+        Accelerator::Tcg => "tcg".to_owned(),
+        _ => format!("kvm ({})", microvm_core::substrate()),
+    }
 }
 
 /// What went wrong, with docker's exit code for it.
@@ -182,20 +205,20 @@ fn failure(error: SessionError) -> Error {
 }
 
 /// The monitor's cgroup, removed when this is dropped; nothing may run in it then.
-struct Group<'a> {
-    id: &'a str,
+struct Group {
+    id: String,
     cgroup: Cgroup,
     released: bool,
 }
 
-impl<'a> Group<'a> {
-    fn make(job: &'a Job<'_>) -> Result<Self> {
-        let id = &job.instance.record.id;
+impl Group {
+    fn make(job: &Job<'_>) -> Result<Self> {
+        let id = &job.record.id;
         let mut resources = LinuxResources::default();
-        set_limits(&mut resources, &monitor_limits(&job.spec.limits));
+        set_limits(&mut resources, &monitor_limits(&job.record.spec.limits));
         let cgroup = Cgroup::create(&cgroup::path_of_id(id)?, &resources, None)?;
         Ok(Self {
-            id,
+            id: id.clone(),
             cgroup,
             released: false,
         })
@@ -218,23 +241,23 @@ impl<'a> Group<'a> {
     fn release(mut self) -> Result<Option<u64>> {
         self.released = true;
         let peak = self.cgroup.stats().ok().and_then(|stats| stats.memory_peak);
-        cgroup::remove_by_id(self.id)?;
+        cgroup::remove_by_id(&self.id)?;
         Ok(peak)
     }
 }
 
-impl Drop for Group<'_> {
+impl Drop for Group {
     fn drop(&mut self) {
         if !self.released {
             // What went wrong before is what the user is told; `doctor --repair` finds a cgroup that stays.
-            let _ = cgroup::remove_by_id(self.id);
+            let _ = cgroup::remove_by_id(&self.id);
         }
     }
 }
 
 /// The file for the guest's console, in the instance's directory.
 fn console(job: &Job<'_>) -> Result<File> {
-    let path = job.instance.directory().join("console.log");
+    let path = job.home.instance(&job.record.id).join("console.log");
     File::options()
         .create(true)
         .append(true)
@@ -246,8 +269,8 @@ fn console(job: &Job<'_>) -> Result<File> {
 /// A VM of the size asked for: `-m` is its memory, and `--cpus` as many virtual CPUs as cover it, with a limit on the
 /// monitor for the fraction.
 fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
-    let home = job.instance.home();
-    let kernel = match &job.spec.kernel {
+    let home = job.home;
+    let kernel = match &job.record.spec.kernel {
         Some(path) => path.clone(),
         None => {
             let path = doctor::kernel_path();
@@ -257,14 +280,14 @@ fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
             path
         }
     };
-    let writable = job.instance.directory().join("disk.ext4");
+    let writable = job.home.instance(&job.record.id).join("disk.ext4");
     if !writable.exists() {
         disk::make_writable(home, &writable)?;
     }
     let console = console
         .try_clone()
         .map_err(|e| Error::io("open", "console.log", e))?;
-    let limits = &job.spec.limits;
+    let limits = &job.record.spec.limits;
     let mut config = VmConfig::new(kernel, disk::initramfs(home)?, console);
     config.writable_disk = Some(writable);
     config.vcpus = virtual_cpus(limits)?;
@@ -293,9 +316,8 @@ fn virtual_cpus(limits: &Limits) -> Result<u8> {
 fn monitor_limits(limits: &Limits) -> Limits {
     let fraction = limits.cpus.filter(|cpus| cpus.fract() != 0.0);
     Limits {
-        memory: None,
         cpus: fraction,
-        pids: None,
+        ..Limits::default()
     }
 }
 
@@ -322,24 +344,26 @@ fn image_disk(job: &Job<'_>) -> Result<Layers> {
     })
 }
 
-fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) -> GuestConfig {
+fn guest_config(
+    job: &Job<'_>,
+    layers: Vec<Extent>,
+    accelerator: Accelerator,
+) -> Result<GuestConfig> {
     let process = job.process;
     let identity = &process.identity;
-    let terminal = job.spec.terminal.then(|| {
-        let size = terminal::size(io::stdout().as_fd());
-        WindowSize {
-            rows: size.rows,
-            columns: size.columns,
-        }
+    let terminal = job.terminal.map(|size| WindowSize {
+        rows: size.rows,
+        columns: size.columns,
     });
-    GuestConfig {
-        hostname: job.hostname.to_owned(),
+    Ok(GuestConfig {
+        hostname: job.record.hostname().to_owned(),
         image: ImageDisk {
             device: "/dev/vda".into(),
             layers,
         },
         writable: Some("/dev/vdb".into()),
-        read_only_rootfs: job.spec.read_only,
+        read_only_rootfs: job.record.spec.read_only,
+        shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: SHM_BYTES,
@@ -352,16 +376,49 @@ fn guest_config(job: &Job<'_>, layers: Vec<Extent>, accelerator: Accelerator) ->
             additional_gids: identity.groups.clone(),
             umask: UMASK,
             terminal,
-            stdin: job.spec.interactive,
-            rlimits: Vec::new(),
-            no_new_privileges: true,
-            // The kernel is the instance's own: root in there may do what root may on a machine.
-            capabilities: None,
+            stdin: job.record.spec.interactive,
+            rlimits: rlimits(&job.record.spec.ulimits)?,
+            no_new_privileges: job.record.spec.no_new_privileges,
+            capabilities: capability_sets(&job.record.spec)?,
         },
         // Filled in by the session, of the moment in which it is sent.
         realtime_ns: 0,
         entropy: Vec::new(),
+    })
+}
+
+/// `--cap-drop`: what is left of everything. `None` where nothing is dropped: the kernel is the instance's own, and root in
+/// there may do what root may on a machine.
+fn capability_sets(spec: &InstanceSpec) -> Result<Option<CapabilitySets>> {
+    if spec.cap_drop.is_empty() || spec.privileged {
+        return Ok(None);
     }
+    let all = InstanceSpec {
+        cap_add: vec!["ALL".to_owned()],
+        ..spec.clone()
+    };
+    let left = super::container::capabilities(&all)?;
+    let mask = container_core::capability_mask(&left);
+    Ok(Some(CapabilitySets {
+        bounding: mask,
+        effective: mask,
+        permitted: mask,
+        inheritable: 0,
+        ambient: 0,
+    }))
+}
+
+/// `--ulimit` by the kernel's numbers.
+fn rlimits(limits: &[Ulimit]) -> Result<Vec<Rlimit>> {
+    let checked = super::container::rlimits(limits)?.unwrap_or_default();
+    Ok(checked
+        .iter()
+        .map(|limit| Rlimit {
+            resource: container_core::rlimit_number(limit.typ()),
+            soft: limit.soft(),
+            hard: limit.hard(),
+        })
+        .collect())
 }
 
 /// The environment; on kvm_pvm with the word that keeps glibc from AVX, whose registers the guest's kernel there does
@@ -373,40 +430,6 @@ fn environment(env: &[String], accelerator: Accelerator) -> Vec<String> {
         env.push(cmdline::PVM_GLIBC_TUNABLES.to_owned());
     }
     env
-}
-
-/// The command's signals, while a session waits for the guest.
-struct Watch<'a> {
-    signals: &'a Signals,
-    terminal: bool,
-    /// The signal that ended the start before the command ran.
-    stopped_by: Option<i32>,
-}
-
-impl Events for Watch<'_> {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.signals.as_fd()
-    }
-
-    fn ready(&mut self, requests: &mut Requests<'_>) {
-        while let Some(number) = self.signals.next() {
-            match number {
-                libc::SIGWINCH if self.terminal => {
-                    let size = terminal::size(io::stdout().as_fd());
-                    requests.resize(size.rows, size.columns);
-                }
-                libc::SIGWINCH => {}
-                // A boot is not worth waiting for when the user wants to stop.
-                libc::SIGINT | libc::SIGTERM | libc::SIGHUP | libc::SIGQUIT
-                    if !requests.started() =>
-                {
-                    self.stopped_by = Some(number);
-                    requests.abandon();
-                }
-                _ => requests.signal(u8::try_from(number).unwrap_or(0)),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

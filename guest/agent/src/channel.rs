@@ -51,15 +51,7 @@ impl Channel {
         let give_up = time::now() + PATIENCE_NS;
         loop {
             if let Some(port) = find_port(&devices)? {
-                return Ok(Self {
-                    port,
-                    decoder: Decoder::new(MAX_TO_GUEST),
-                    unsent: Vec::new(),
-                    sent: 0,
-                    met: false,
-                    gone: false,
-                    frame: alloc::vec![0; HEADER + MAX_DATA],
-                });
+                return Ok(Self::new(port));
             }
             if time::now() > give_up {
                 return Err(Failure::config(format!(
@@ -67,6 +59,24 @@ impl Channel {
                 )));
             }
             time::sleep(LOOK_AGAIN_NS);
+        }
+    }
+
+    /// A channel over a descriptor that does not block.
+    #[cfg(test)]
+    pub(crate) fn over(port: Fd) -> Self {
+        Self::new(port)
+    }
+
+    fn new(port: Fd) -> Self {
+        Self {
+            port,
+            decoder: Decoder::new(MAX_TO_GUEST),
+            unsent: Vec::new(),
+            sent: 0,
+            met: false,
+            gone: false,
+            frame: alloc::vec![0; HEADER + MAX_DATA],
         }
     }
 
@@ -123,10 +133,11 @@ impl Channel {
         self.flush()
     }
 
-    /// Reads at most `most` bytes of a stream's and sends them: `Ok(None)` when there is nothing now, `Ok(Some(0))` at the
+    /// Reads at most `most` bytes of a process's stream and sends them: `Ok(None)` when there is nothing now, `Ok(Some(0))` at the
     /// stream's end. To be called only when the channel is [clear](Channel::clear).
     pub(crate) fn forward(
         &mut self,
+        channel: u32,
         stream: Stream,
         from: &Fd,
         most: usize,
@@ -143,7 +154,7 @@ impl Channel {
             Err(Errno(libc::EIO)) => return Ok(Some(0)),
             Err(errno) => return Err(Failure::system("read the process's output", errno)),
         };
-        self.frame[..HEADER].copy_from_slice(&header(stream.kind(), count));
+        self.frame[..HEADER].copy_from_slice(&header(stream.kind(), channel, count));
         let whole = HEADER + count;
         let sent = match file::write(&self.port, &self.frame[..whole]) {
             Ok(sent) => sent,

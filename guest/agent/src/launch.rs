@@ -1,4 +1,4 @@
-//! Makes the process: what happens between its creation and its program's first instruction.
+//! Makes processes: what happens between a process's creation and its program's first instruction.
 
 use alloc::boxed::Box;
 use alloc::ffi::CString;
@@ -7,44 +7,66 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::c_void;
 
-use guest_protocol::{FailureKind, GuestConfig, Process, Started};
+use guest_protocol::{FailureKind, GuestConfig, Process, Started, UPPER_FD};
 
 use crate::failure::{Context, Failure};
 use crate::rootfs::{self, absolute, c_string, make_directories, mount_making};
 use crate::stdio::{Ends, Stdio};
-use crate::sys::process::{self, ChildStack};
+use crate::sys::process::{self, ChildStack, Namespace};
 use crate::sys::{Errno, Fd, file, mount, time};
 
 /// Where programs are looked for when the environment does not say: docker's default.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The running process.
-pub(crate) struct Running {
+/// A process that runs.
+pub(crate) struct Launched {
     pub(crate) pid: u32,
     /// Becomes readable when it has ended.
     pub(crate) pidfd: Fd,
+    /// The agent's ends of its stdio.
+    pub(crate) stdio: Stdio,
 }
 
-/// Starts the process; its program has been executed when this returns.
+/// What kind of process to make.
+pub(crate) enum Role<'a> {
+    /// The one that the instance is for. It is PID 1 of a PID namespace, as in a container: `$$` is 1, signals without a
+    /// handler do not harm it, and all it leaves ends with it, so that nothing can outlive it or keep its output open.
+    /// Orphans are its own to reap.
+    Main(&'a GuestConfig),
+    /// A further one.
+    Further {
+        /// What to execute in place of what the image has by that name.
+        program: Option<&'a Fd>,
+        /// What it gets as [`UPPER_FD`].
+        upper: Option<&'a Fd>,
+    },
+}
+
+/// Starts a process; its program has been executed when this returns.
 ///
-/// It is PID 1 of a PID namespace, as in a container: `$$` is 1, signals without a handler do not harm it, and all it leaves
-/// ends with it, so that nothing can outlive it or keep its output open. Orphans are its own to reap. It shares every other
-/// namespace with the agent, and is root of the whole machine unless Start says otherwise.
-pub(crate) fn launch(config: &GuestConfig) -> Result<(Running, Stdio, Started), Failure> {
-    let program = Program::new(&config.process)?;
-    let (stdio, ends) = Stdio::make(&config.process)?;
+/// It shares every namespace but the PIDs' with the agent, and is root of the whole machine unless `wanted` says otherwise.
+pub(crate) fn launch(wanted: &Process, role: Role<'_>) -> Result<(Launched, Started), Failure> {
+    let program = Program::new(wanted)?;
+    let main = matches!(role, Role::Main(_));
+    let (stdio, ends) = Stdio::make(wanted, main)?;
     // Boxed so that it is known to stay in its place while the child writes to it.
     let mut child = Box::new(Child {
-        config,
+        wanted,
+        role,
         program,
         ends,
         failure: None,
     });
     let mut stack = Box::new(ChildStack([0; 16 << 10]));
+    let namespace = if main {
+        Namespace::New
+    } else {
+        Namespace::Joined
+    };
     let prepared_ns = time::now();
     let argument = core::ptr::from_mut(child.as_mut()).cast();
     // SAFETY: `child` lives until after the call, and the agent is built with panic = "abort", so nothing unwinds.
-    let spawned = unsafe { process::spawn(&mut stack, enter, argument) };
+    let spawned = unsafe { process::spawn(namespace, &mut stack, enter, argument) };
     let now_ns = time::now();
     let (pid, pidfd) = spawned.or_fail(|| "make a process")?;
     if let Some(failure) = child.failure.take() {
@@ -57,12 +79,19 @@ pub(crate) fn launch(config: &GuestConfig) -> Result<(Running, Stdio, Started), 
         prepared_ns,
         now_ns,
     };
-    Ok((Running { pid, pidfd }, stdio, started))
+    Ok((Launched { pid, pidfd, stdio }, started))
+}
+
+/// Mounts /proc as the calling process sees it.
+pub(crate) fn mount_proc() -> Result<(), Failure> {
+    let closed = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    mount_making(c"proc", c"/proc", c"proc", closed, c"").or_fail(|| "mount proc on /proc")
 }
 
 /// What parent and child share while the parent stands still.
 struct Child<'a> {
-    config: &'a GuestConfig,
+    wanted: &'a Process,
+    role: Role<'a>,
     program: Program,
     ends: Ends,
     failure: Option<Failure>,
@@ -72,7 +101,7 @@ extern "C" fn enter(argument: *mut c_void) -> ! {
     // SAFETY: `launch` passes a `Child` that it does not touch until this process has ended or executed a program.
     let child = unsafe { &mut *argument.cast::<Child<'_>>() };
     let failure = match child.prepare() {
-        Ok(()) => child.program.execute(),
+        Ok(()) => child.execute(),
         Err(failure) => failure,
     };
     child.failure = Some(failure);
@@ -82,18 +111,29 @@ extern "C" fn enter(argument: *mut c_void) -> ! {
 impl Child<'_> {
     /// Everything before exec, in the order in which privilege is needed.
     fn prepare(&self) -> Result<(), Failure> {
-        let wanted = &self.config.process;
+        let wanted = self.wanted;
         process::new_session().or_fail(|| "make a session")?;
         self.ends.install(wanted).or_fail(|| "install stdio")?;
-        let closed = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-        mount_making(c"proc", c"/proc", c"proc", closed, c"").or_fail(|| "mount proc on /proc")?;
+        if let Role::Main(_) = self.role {
+            mount_proc()?;
+        }
         for limit in &wanted.rlimits {
             process::set_limit(limit)
                 .or_fail(|| format!("set resource limit {}", limit.resource))?;
         }
-        enter_directory(&wanted.cwd)?;
-        if self.config.read_only_rootfs {
-            rootfs::make_read_only()?;
+        match &self.role {
+            Role::Main(config) => {
+                enter_directory(&wanted.cwd)?;
+                if config.read_only_rootfs {
+                    rootfs::make_read_only()?;
+                }
+            }
+            Role::Further { upper, .. } => {
+                enter_existing_directory(&wanted.cwd)?;
+                if let Some(upper) = upper {
+                    file::duplicate(upper, UPPER_FD).or_fail(|| "pass the upper directory on")?;
+                }
+            }
         }
         if wanted.no_new_privileges {
             process::no_new_privileges().or_fail(|| "set no_new_privs")?;
@@ -102,8 +142,20 @@ impl Child<'_> {
         process::set_umask(wanted.umask & 0o777);
         Ok(())
     }
+
+    /// Becomes the program. Returns only to say why not.
+    fn execute(&self) -> Failure {
+        match self.role {
+            Role::Further {
+                program: Some(file),
+                ..
+            } => self.program.execute_file(file),
+            _ => self.program.execute(),
+        }
+    }
 }
 
+/// Enters the main process's working directory, which docker makes when it is missing.
 fn enter_directory(path: &str) -> Result<(), Failure> {
     let directory = absolute(path)?;
     let enter = || mount::change_directory(&directory);
@@ -112,6 +164,14 @@ fn enter_directory(path: &str) -> Result<(), Failure> {
         other => other,
     }
     .or_fail(|| format!("enter the working directory {path}"))
+}
+
+/// Enters a further process's, which must be there; docker's exit codes tell the reasons apart as for a program.
+fn enter_existing_directory(path: &str) -> Result<(), Failure> {
+    mount::change_directory(&absolute(path)?).map_err(|errno| {
+        let message = format!("cannot enter the working directory {path}: {errno}");
+        Failure::new(kind_of(errno), message)
+    })
 }
 
 fn change_user(wanted: &Process) -> Result<(), Failure> {
@@ -163,16 +223,8 @@ impl Program {
         })
     }
 
-    /// Becomes the program. Returns only to say why not.
+    /// Becomes what the image has by the program's name. Returns only to say why not.
     fn execute(&self) -> Failure {
-        let pointers = |strings: &[CString]| {
-            let mut pointers: Vec<*const u8> = strings
-                .iter()
-                .map(|string| string.as_ptr().cast())
-                .collect();
-            pointers.push(core::ptr::null());
-            pointers
-        };
         let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
         if self.path.is_empty() {
             let Ok(path) = c_string(&self.name) else {
@@ -208,16 +260,15 @@ impl Program {
         }
     }
 
-    /// Why exec failed, as docker's exit codes tell the reasons apart.
+    /// Becomes what this file holds. Returns only to say why not.
+    fn execute_file(&self, file: &Fd) -> Failure {
+        let (arguments, environment) = (pointers(&self.arguments), pointers(&self.environment));
+        self.failure(process::execute_file(file, &arguments, &environment))
+    }
+
+    /// Why exec failed.
     fn failure(&self, errno: Errno) -> Failure {
-        let kind = match errno.0 {
-            libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG => {
-                FailureKind::NotFound
-            }
-            libc::E2BIG | libc::ENOMEM => FailureKind::System,
-            _ => FailureKind::NotExecutable,
-        };
-        Failure::new(kind, format!("exec: {:?}: {errno}", self.name))
+        Failure::new(kind_of(errno), format!("exec: {:?}: {errno}", self.name))
     }
 
     /// The file is there, and what its first line or its ELF header names is not.
@@ -229,6 +280,25 @@ impl Program {
                 self.name
             ),
         )
+    }
+}
+
+/// The strings as exec takes them.
+fn pointers(strings: &[CString]) -> Vec<*const u8> {
+    let mut pointers: Vec<*const u8> = strings
+        .iter()
+        .map(|string| string.as_ptr().cast())
+        .collect();
+    pointers.push(core::ptr::null());
+    pointers
+}
+
+/// Sorts of failures, as docker's exit codes tell them apart.
+fn kind_of(errno: Errno) -> FailureKind {
+    match errno.0 {
+        libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG => FailureKind::NotFound,
+        libc::E2BIG | libc::ENOMEM => FailureKind::System,
+        _ => FailureKind::NotExecutable,
     }
 }
 

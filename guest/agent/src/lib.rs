@@ -1,8 +1,9 @@
 //! PID 1 of a Plimsoll microVM: everything but the program's first and last instructions, which are in `main.rs`.
 //!
 //! The agent is `/init` of an initial RAM disk that holds nothing else. It finds the control channel, says Hello, waits for
-//! one Start message, builds the root file system out of the image's layers, runs the process as PID 1 of a PID namespace of
-//! its own, carries its stdio, and ends with the machine's reset. See `guest-protocol` for what is said.
+//! one Start message, builds the root file system out of the image's layers, runs the main process as PID 1 of a PID namespace
+//! of its own, runs further ones beside it, carries their stdio, and ends with the machine's reset. After Prepare in place of
+//! Start it runs no main process, for work on the disk of an instance that has stopped. See `guest-protocol` for what is said.
 //!
 //! What shapes it: on a KVM that works by page tables every system call costs about a millisecond and the guest's kernel
 //! copies about 1.5 MB/s. So it has no standard library and no C library (a static Rust program with both is 1.1 MB and
@@ -20,20 +21,24 @@ extern crate std;
 
 mod channel;
 mod failure;
-pub mod heap;
 mod launch;
 mod oom;
+mod programs;
 mod pump;
 mod rootfs;
+mod running;
 mod stdio;
 mod sys;
 
 use alloc::format;
 
-use guest_protocol::{Hello, ToGuest, ToHost, VERSION};
+use guest_protocol::{GuestConfig, Hello, MAIN, Prepared, ToGuest, ToHost, VERSION};
 
 use channel::{Channel, Taken};
 use failure::Failure;
+use launch::Role;
+use pump::{End, Pump};
+use rootfs::Root;
 
 pub use sys::process::reset;
 pub use sys::time::now;
@@ -51,7 +56,7 @@ pub fn run(entered_ns: u64) {
     };
     if let Err(failure) = serve(&mut channel, entered_ns) {
         complain(&failure.message);
-        channel.last(&ToHost::Failed(failure.into_message()));
+        channel.last(&ToHost::Failed(MAIN, failure.into_message()));
     }
 }
 
@@ -67,11 +72,12 @@ fn serve(channel: &mut Channel, entered_ns: u64) -> Result<(), Failure> {
         entered_ns,
         now_ns: now(),
     }))?;
-    let config = loop {
+    let (config, maintenance) = loop {
         match channel.take()? {
             Taken::Nothing => channel.wait()?,
             Taken::HostGone => return Ok(()),
-            Taken::Message(ToGuest::Start(config)) => break config,
+            Taken::Message(ToGuest::Start(config)) => break (config, false),
+            Taken::Message(ToGuest::Prepare(config)) => break (config, true),
             Taken::Message(ToGuest::Shutdown) => return Ok(()),
             Taken::Message(_) => {
                 return Err(Failure::config("the host sent something before Start"));
@@ -79,10 +85,26 @@ fn serve(channel: &mut Channel, entered_ns: u64) -> Result<(), Failure> {
         }
     };
     let root = rootfs::prepare(&config)?;
-    let (process, stdio, started) = launch::launch(&config)?;
-    channel.send(&ToHost::Started(started))?;
-    let end = pump::run(channel, process, stdio);
+    let end = if maintenance {
+        maintain(channel, &root)
+    } else {
+        run_main(channel, &root, &config)
+    };
     root.settle();
-    channel.last(&ToHost::Exited(end?.now()));
+    channel.last(&ToHost::Exited(MAIN, end?.now()));
     Ok(())
+}
+
+/// Runs the main process, and whatever the host wants beside it, to its end.
+fn run_main(channel: &mut Channel, root: &Root, config: &GuestConfig) -> Result<End, Failure> {
+    let (process, started) = launch::launch(&config.process, Role::Main(config))?;
+    channel.send(&ToHost::Started(MAIN, started))?;
+    Pump::new(channel, root, Some(process)).run()
+}
+
+/// Runs whatever the host wants, until it wants no more.
+fn maintain(channel: &mut Channel, root: &Root) -> Result<End, Failure> {
+    launch::mount_proc()?;
+    channel.send(&ToHost::Prepared(Prepared { now_ns: now() }))?;
+    Pump::new(channel, root, None).run()
 }

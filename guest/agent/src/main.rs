@@ -1,36 +1,21 @@
-//! The program itself: its first instruction, what the compiler expects of a C library, and its end.
+//! The program itself: its first instruction and its end.
 #![no_std]
 #![no_main]
 
 extern crate alloc;
 
 use alloc::string::ToString;
-use core::arch::{asm, naked_asm};
 use core::panic::PanicInfo;
 
-use guest_agent::heap::Heap;
+use guest_freestanding::heap::Heap;
 
 // SAFETY: the agent is one thread, and this is its only heap.
 #[global_allocator]
 static HEAP: Heap = unsafe { Heap::new() };
 
-/// Where the kernel begins.
-///
-/// # Safety
-/// For the kernel alone to jump to, on a new stack.
-#[unsafe(no_mangle)]
-#[unsafe(naked)]
-pub unsafe extern "C" fn _start() -> ! {
-    naked_asm!(
-        "xor ebp, ebp",
-        "and rsp, -16",
-        "call {main}",
-        "ud2",
-        main = sym main,
-    )
-}
+guest_freestanding::program!(main);
 
-extern "C" fn main() -> ! {
+extern "C" fn main(_stack: *const usize) -> ! {
     guest_agent::run(guest_agent::now());
     guest_agent::reset()
 }
@@ -38,131 +23,5 @@ extern "C" fn main() -> ! {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     guest_agent::complain(&info.to_string());
-    guest_agent::reset()
-}
-
-/// memcpy(3).
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    // SAFETY: the caller promises both ranges; the direction flag is clear by the calling convention.
-    unsafe {
-        asm!(
-            "rep movsq",
-            "mov ecx, {rest:e}",
-            "rep movsb",
-            rest = in(reg) count & 7,
-            inout("rcx") count >> 3 => _,
-            inout("rdi") to => _,
-            inout("rsi") from => _,
-            options(nostack, preserves_flags),
-        );
-    }
-    to
-}
-
-/// memmove(3).
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-    if to.addr().wrapping_sub(from.addr()) >= count {
-        // SAFETY: copying upwards never reads what it has written: `to` is below `from`, or beyond its end.
-        return unsafe { memcpy(to, from, count) };
-    }
-    // SAFETY: the caller promises both ranges; downwards from the last byte, and the direction flag is cleared again.
-    unsafe {
-        asm!(
-            "std",
-            "rep movsb",
-            "cld",
-            inout("rcx") count => _,
-            inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
-            inout("rsi") from.wrapping_add(count).wrapping_sub(1) => _,
-            options(nostack),
-        );
-    }
-    to
-}
-
-/// memset(3).
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
-    let eight = u64::from(byte as u8) * 0x0101_0101_0101_0101;
-    // SAFETY: the caller promises the range; the direction flag is clear by the calling convention.
-    unsafe {
-        asm!(
-            "rep stosq",
-            "mov ecx, {rest:e}",
-            "rep stosb",
-            rest = in(reg) count & 7,
-            inout("rcx") count >> 3 => _,
-            inout("rdi") to => _,
-            in("rax") eight,
-            options(nostack, preserves_flags),
-        );
-    }
-    to
-}
-
-/// memcmp(3).
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-    for place in 0..count {
-        // SAFETY: the caller promises both ranges. Volatile, so that the loop is not made into a call of memcmp.
-        let (a, b) = unsafe {
-            (
-                left.add(place).read_volatile(),
-                right.add(place).read_volatile(),
-            )
-        };
-        if a != b {
-            return i32::from(a) - i32::from(b);
-        }
-    }
-    0
-}
-
-/// bcmp(3).
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-    // SAFETY: as the caller promises.
-    unsafe { memcmp(left, right, count) }
-}
-
-/// strlen(3).
-///
-/// # Safety
-/// As the C library's.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strlen(string: *const u8) -> usize {
-    let mut length = 0;
-    // SAFETY: the caller promises a byte of zero. Volatile, so that the loop is not made into a call of strlen.
-    while unsafe { string.add(length).read_volatile() } != 0 {
-        length += 1;
-    }
-    length
-}
-
-/// Named by code of the standard library that was compiled to unwind. The agent is compiled to abort, so that nothing
-/// calls it.
-#[unsafe(no_mangle)]
-pub extern "C" fn rust_eh_personality() {}
-
-/// As [`rust_eh_personality`].
-#[unsafe(no_mangle)]
-pub extern "C" fn _Unwind_Resume() -> ! {
     guest_agent::reset()
 }

@@ -6,9 +6,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use guest_protocol::{File, GuestConfig, ImageDisk, Mount};
+use guest_protocol::{File, GuestConfig, ImageDisk, Mount, SHARES_TAG, SharedMount};
 
 use crate::failure::{Context, Failure};
+use crate::sys::mount::Tree;
 use crate::sys::{Errno, Fd, file, mount, process, time};
 
 const NOSUID: u64 = libc::MS_NOSUID;
@@ -16,12 +17,21 @@ const NODEV: u64 = libc::MS_NODEV;
 const NOEXEC: u64 = libc::MS_NOEXEC;
 
 /// The instance's writes, to be brought to rest when it has ended.
+#[derive(Default)]
 pub(crate) struct Root {
     /// The root directory of the writable disk's file system, if there is one.
     writable: Option<Fd>,
 }
 
 impl Root {
+    /// The directory that holds the instance's writes as overlay keeps them. The process's own root hides it.
+    pub(crate) fn upper(&self) -> Result<Fd, Failure> {
+        let Some(writable) = &self.writable else {
+            return Err(Failure::config("the instance has no writable disk"));
+        };
+        file::open_directory_in(writable, c"upper").or_fail(|| "open the overlay's upper directory")
+    }
+
     /// Makes the writes durable. Freezing writes everything back, commits and closes the journal, flushes the disk, and leaves
     /// a clean file system, as an unmount would, and needs no unmount of what is still in use.
     pub(crate) fn settle(&self) {
@@ -45,11 +55,12 @@ pub(crate) fn prepare(config: &GuestConfig) -> Result<Root, Failure> {
     let writable = mount_writable(config.writable.as_deref())?;
     let lower = mount_layers(&config.image)?;
     mount_overlay(&lower)?;
+    let trees = open_shares(&config.shares)?;
     let made = make_files(&config.files)?;
     switch_root()?;
     mount_defaults(config.shm_bytes)?;
-    config.mounts.iter().try_for_each(mount_one)?;
-    lay_files(&config.files, &made)?;
+    mount_all(config, &trees)?;
+    lay_files(config, &made)?;
     process::set_hostname(&config.hostname)
         .or_fail(|| format!("set the host name {:?}", config.hostname))?;
     match file::interface_up(b"lo") {
@@ -274,6 +285,90 @@ fn mount_one(wanted: &Mount) -> Result<(), Failure> {
     .or_fail(|| format!("mount {} on {}", wanted.filesystem, wanted.target))
 }
 
+/// Takes hold of what the host shares: one file system, of which each share is a mount of its own.
+fn open_shares(shares: &[SharedMount]) -> Result<Vec<Tree>, Failure> {
+    if shares.is_empty() {
+        return Ok(Vec::new());
+    }
+    file::make_directory(c"/shares", 0o755).or_fail(|| "make /shares")?;
+    mount::mount(&c_string(SHARES_TAG)?, c"/shares", c"virtiofs", 0, c"")
+        .or_fail(|| "mount what the host shares")?;
+    let open = |share: &SharedMount| {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        if share.name.is_empty() || !share.name.bytes().all(plain) {
+            return Err(Failure::config(format!(
+                "{:?} is no name of a share",
+                share.name
+            )));
+        }
+        let path = c_string(&format!("/shares/{}", share.name))?;
+        let tree = Tree::of_path(&path).and_then(|tree| {
+            if share.read_only {
+                tree.make_read_only()?;
+            }
+            Ok(tree)
+        });
+        tree.or_fail(|| format!("take the share {}", share.name))
+    };
+    shares.iter().map(open).collect()
+}
+
+/// Something to mount.
+enum Mounted<'a> {
+    Other(&'a Mount),
+    Share(&'a SharedMount, &'a Tree),
+}
+
+impl Mounted<'_> {
+    /// How many components its target has.
+    fn depth(&self) -> usize {
+        let target = match self {
+            Self::Other(mount) => &mount.target,
+            Self::Share(share, _) => &share.target,
+        };
+        target.split('/').filter(|part| !part.is_empty()).count()
+    }
+}
+
+/// Mounts what is to be mounted, what is nearer to the root first.
+fn mount_all(config: &GuestConfig, trees: &[Tree]) -> Result<(), Failure> {
+    let others = config.mounts.iter().map(Mounted::Other);
+    let shares = config.shares.iter().zip(trees);
+    let mut all: Vec<Mounted<'_>> = others
+        .chain(shares.map(|(share, tree)| Mounted::Share(share, tree)))
+        .collect();
+    all.sort_by_key(Mounted::depth);
+    all.iter().try_for_each(|mounted| match mounted {
+        Mounted::Other(mount) => mount_one(mount),
+        Mounted::Share(share, tree) => attach(share, tree),
+    })
+}
+
+/// Puts a share in its place.
+fn attach(share: &SharedMount, tree: &Tree) -> Result<(), Failure> {
+    let target = absolute(&share.target)?;
+    let attach = || match tree.attach(&target, true) {
+        Err(Errno(libc::ENOENT)) => {
+            if tree.is_directory()? {
+                make_directories(&target)?;
+            } else {
+                make_empty_file(&target)?;
+            }
+            tree.attach(&target, true)
+        }
+        other => other,
+    };
+    attach().or_fail(|| format!("mount the share {} on {}", share.name, share.target))
+}
+
+/// Makes a file to mount on, and the directories above it.
+fn make_empty_file(path: &CStr) -> Result<(), Errno> {
+    if let Some(parent) = parent(path) {
+        make_directories(&parent)?;
+    }
+    file::create(path, libc::O_WRONLY | libc::O_CREAT, 0o644).map(drop)
+}
+
 /// Makes the files that will lie over the image's, in the initial RAM disk, which is out of the process's sight.
 fn make_files(files: &[File]) -> Result<Vec<Fd>, Failure> {
     let make = |(number, wanted): (usize, &File)| {
@@ -286,19 +381,23 @@ fn make_files(files: &[File]) -> Result<Vec<Fd>, Failure> {
     files.iter().enumerate().map(make).collect()
 }
 
-/// Mounts the files in their places.
-fn lay_files(files: &[File], made: &[Fd]) -> Result<(), Failure> {
-    for (wanted, made) in files.iter().zip(made) {
+/// Mounts the files in their places, but for those whose place a share has.
+fn lay_files(config: &GuestConfig, made: &[Fd]) -> Result<(), Failure> {
+    for (wanted, made) in config.files.iter().zip(made) {
+        let mut shares = config.shares.iter();
+        if shares.any(|share| share.target == wanted.path) {
+            continue;
+        }
         let path = absolute(&wanted.path)?;
-        let lay = || match mount::bind_file(made, &path) {
-            Err(Errno(libc::ENOENT)) => {
-                if let Some(parent) = parent(&path) {
-                    make_directories(&parent)?;
+        let lay = || {
+            let tree = Tree::of_file(made)?;
+            match tree.attach(&path, false) {
+                Err(Errno(libc::ENOENT)) => {
+                    make_empty_file(&path)?;
+                    tree.attach(&path, false)
                 }
-                file::create(&path, libc::O_WRONLY | libc::O_CREAT, 0o644)?;
-                mount::bind_file(made, &path)
+                other => other,
             }
-            other => other,
         };
         lay().or_fail(|| format!("lay a file over {}", wanted.path))?;
     }

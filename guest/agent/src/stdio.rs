@@ -1,4 +1,4 @@
-//! The process's stdin, stdout and stderr: pipes, or one pseudo-terminal.
+//! A process's stdin, stdout and stderr: pipes, or one pseudo-terminal.
 
 use guest_protocol::{Process, Stream};
 
@@ -28,10 +28,10 @@ pub(crate) struct Ends {
 }
 
 impl Stdio {
-    /// Makes both ends, the agent's without blocking.
-    pub(crate) fn make(process: &Process) -> Result<(Self, Ends), Failure> {
+    /// Makes both ends, the agent's without blocking. The main process's terminal is also the console.
+    pub(crate) fn make(process: &Process, main: bool) -> Result<(Self, Ends), Failure> {
         match process.terminal {
-            Some(_) => Self::terminal(process),
+            Some(_) => Self::terminal(process, main),
             None => Self::pipes(process),
         }
     }
@@ -67,7 +67,7 @@ impl Stdio {
         Ok((agent, ends))
     }
 
-    fn terminal(process: &Process) -> Result<(Self, Ends), Failure> {
+    fn terminal(process: &Process, main: bool) -> Result<(Self, Ends), Failure> {
         let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK;
         let open = || {
             let master = file::open(c"/dev/pts/ptmx", flags)?;
@@ -75,21 +75,12 @@ impl Stdio {
             if let Some(size) = process.terminal {
                 file::set_window_size(&master, size)?;
             }
-            let number = file::terminal_number(&master)?;
-            Ok((master, slave, number))
+            Ok((master, slave))
         };
-        let (master, slave, number) = open().or_fail(|| "make a pseudo-terminal")?;
-        // What talks to the console talks to this terminal, as in a container.
-        let name = c_string(&alloc::format!("/dev/pts/{number}"))?;
-        let console = || {
-            file::create(
-                c"/dev/console",
-                libc::O_WRONLY | libc::O_CREAT | libc::O_NOCTTY,
-                0o620,
-            )?;
-            mount::mount(&name, c"/dev/console", c"", libc::MS_BIND, c"")
-        };
-        console().or_fail(|| "mount the terminal on /dev/console")?;
+        let (master, slave) = open().or_fail(|| "make a pseudo-terminal")?;
+        if main {
+            make_console(&master)?;
+        }
         let agent = Self {
             input: None,
             output: Some(master),
@@ -128,6 +119,16 @@ impl Stdio {
             Stream::Stderr => self.errors = None,
         }
     }
+}
+
+/// What talks to the console talks to this terminal, as in a container.
+fn make_console(master: &Fd) -> Result<(), Failure> {
+    let number = file::terminal_number(master).or_fail(|| "ask for the terminal's number")?;
+    let name = c_string(&alloc::format!("/dev/pts/{number}"))?;
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_NOCTTY;
+    file::create(c"/dev/console", flags, 0o620)
+        .and_then(|_| mount::mount(&name, c"/dev/console", c"", libc::MS_BIND, c""))
+        .or_fail(|| "mount the terminal on /dev/console")
 }
 
 impl Ends {

@@ -1,7 +1,8 @@
 //! The static programs that run inside instances, built by this crate's build script and embedded, and the initial RAM disk
 //! that a microVM boots with.
 //!
-//! [`AGENT`] is PID 1 of a microVM, [`WORKLOAD`] the fixed pieces of work that every arm of the measurements runs, [`BUSYBOX`]
+//! [`AGENT`] is PID 1 of a microVM, [`TOOLS`] what it is sent when there is something to do that the image may have no program
+//! for, [`WORKLOAD`] the fixed pieces of work that every arm of the measurements runs, [`BUSYBOX`]
 //! Debian's busybox-static. The last two are what the built-in image `plimsoll/base` is made of.
 
 mod cpio;
@@ -34,6 +35,7 @@ mod tests {
     fn the_digests_are_those_of_the_programs() {
         for (program, digest) in [
             (AGENT, AGENT_SHA256),
+            (TOOLS, TOOLS_SHA256),
             (WORKLOAD, WORKLOAD_SHA256),
             (BUSYBOX, BUSYBOX_SHA256),
         ] {
@@ -49,6 +51,12 @@ mod tests {
     fn the_agent_is_small() {
         // What the guest's kernel copies at each boot; a static program with Rust's and C's libraries has 1.1 MB.
         assert!(AGENT.len() < 256 << 10, "{} bytes", AGENT.len());
+    }
+
+    #[test]
+    fn the_tools_are_small() {
+        // What the guest's kernel copies when they are wanted.
+        assert!(TOOLS.len() < 128 << 10, "{} bytes", TOOLS.len());
     }
 
     #[test]

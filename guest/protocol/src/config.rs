@@ -17,8 +17,10 @@ pub struct GuestConfig {
     pub writable: Option<String>,
     /// Mounts the root file system read-only.
     pub read_only_rootfs: bool,
-    /// Mounts beyond the default ones, made in this order.
+    /// Mounts beyond the default ones, made in the order of how far they are from the root, and else in this one.
     pub mounts: Vec<Mount>,
+    /// What the host shares, each mounted at its place.
+    pub shares: Vec<SharedMount>,
     /// Files that lie over the image's, as docker's /etc/hostname and /etc/hosts do; never part of the writable layer.
     pub files: Vec<File>,
     /// The size of /dev/shm in bytes.
@@ -65,6 +67,24 @@ pub struct Mount {
     pub flags: u64,
     /// mount(2)'s data: the options that are the file system's own, joined by commas.
     pub data: String,
+}
+
+/// The tag of the virtio file system device that has all shares.
+pub const SHARES_TAG: &str = "plimsoll";
+
+/// A directory or a file of the host that is mounted in the guest.
+///
+/// These and [`GuestConfig::mounts`] are mounted together, those nearer to the root first, so that none hides another. A
+/// share in the place of one of [`GuestConfig::files`] takes that place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedMount {
+    /// The entry in the root directory of the device's file system: 1 to 16 lower-case letters and digits.
+    pub name: String,
+    /// An absolute path below the guest's root; made when it is missing.
+    pub target: String,
+    /// Mounts it read-only.
+    pub read_only: bool,
 }
 
 /// A file that the agent lays over the image's.

@@ -3,11 +3,14 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-/// Bytes before a frame's payload: the length and the kind.
-pub const HEADER: usize = 5;
+/// Bytes before a frame's payload: the length, the kind and the channel.
+pub const HEADER: usize = LENGTH + BODY;
 
 /// Bytes of the length field, which it does not count itself.
 const LENGTH: usize = 4;
+
+/// What a frame has at least after its length field: the kind and the channel.
+const BODY: usize = 5;
 
 /// The least room that [`Decoder::space`] offers: one page, the size of the buffers in which Linux's virtio-console driver
 /// receives.
@@ -18,15 +21,20 @@ const LEAST_SPACE: usize = 4096;
 pub struct Frame<'a> {
     /// What the payload is; see [`crate::ToHost`] and [`crate::ToGuest`].
     pub kind: u8,
-    /// The frame's bytes after the kind.
+    /// Which process it is about; see [`crate::Channel`].
+    pub channel: u32,
+    /// The frame's bytes after the channel.
     pub payload: &'a [u8],
 }
 
 /// Why a byte stream is not one of frames. The stream cannot be read on after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {
-    /// The length field is zero, and leaves no room for the kind.
-    Empty,
+    /// The length field leaves no room for kind and channel.
+    TooShort {
+        /// What the length field says.
+        length: usize,
+    },
     /// The length field is beyond what this side accepts.
     TooLong {
         /// What the length field says.
@@ -39,7 +47,7 @@ pub enum FrameError {
 impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => write!(f, "a frame of no bytes"),
+            Self::TooShort { length } => write!(f, "a frame of {length} bytes, too short for one"),
             Self::TooLong { length, limit } => {
                 write!(
                     f,
@@ -53,15 +61,16 @@ impl fmt::Display for FrameError {
 impl core::error::Error for FrameError {}
 
 /// The header of a frame whose payload has `payload` bytes. A payload is below 4 GiB by the limits of [`crate`].
-pub fn header(kind: u8, payload: usize) -> [u8; HEADER] {
-    let length = (payload as u32).wrapping_add(1).to_le_bytes();
-    [length[0], length[1], length[2], length[3], kind]
+pub fn header(kind: u8, channel: u32, payload: usize) -> [u8; HEADER] {
+    let [l0, l1, l2, l3] = (payload as u32).wrapping_add(BODY as u32).to_le_bytes();
+    let [c0, c1, c2, c3] = channel.to_le_bytes();
+    [l0, l1, l2, l3, kind, c0, c1, c2, c3]
 }
 
 /// Appends a frame to `out`.
-pub fn encode(kind: u8, payload: &[u8], out: &mut Vec<u8>) {
+pub fn encode(kind: u8, channel: u32, payload: &[u8], out: &mut Vec<u8>) {
     out.reserve(HEADER + payload.len());
-    out.extend_from_slice(&header(kind, payload.len()));
+    out.extend_from_slice(&header(kind, channel, payload.len()));
     out.extend_from_slice(payload);
 }
 
@@ -136,11 +145,17 @@ impl Decoder {
         let Some(length) = self.whole()?.map(<[u8]>::len) else {
             return Ok(None);
         };
-        let body = self.begin + LENGTH;
-        self.begin = body + length;
+        let start = self.begin + LENGTH;
+        self.begin = start + length;
+        let Some(([kind, c0, c1, c2, c3], payload)) =
+            self.buffer[start..self.begin].split_first_chunk::<BODY>()
+        else {
+            return Err(FrameError::TooShort { length });
+        };
         Ok(Some(Frame {
-            kind: self.buffer[body],
-            payload: &self.buffer[body + 1..body + length],
+            kind: *kind,
+            channel: u32::from_le_bytes([*c0, *c1, *c2, *c3]),
+            payload,
         }))
     }
 
@@ -152,15 +167,15 @@ impl Decoder {
         self.whole().map(|body| body.is_some())
     }
 
-    /// The kind and payload of the frame that has been received whole, if one has.
+    /// The kind, channel and payload of the frame that has been received whole, if one has.
     fn whole(&self) -> Result<Option<&[u8]>, FrameError> {
         let held = &self.buffer[self.begin..self.end];
         let Some((length, rest)) = held.split_first_chunk::<LENGTH>() else {
             return Ok(None);
         };
         let length = u32::from_le_bytes(*length) as usize;
-        if length == 0 {
-            return Err(FrameError::Empty);
+        if length < BODY {
+            return Err(FrameError::TooShort { length });
         }
         if length > self.limit {
             return Err(FrameError::TooLong {
@@ -189,18 +204,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_frame_is_length_kind_and_payload() {
+    fn a_frame_is_length_kind_channel_and_payload() {
         let mut out = Vec::new();
-        encode(9, b"hi", &mut out);
-        assert_eq!(out, [3, 0, 0, 0, 9, b'h', b'i']);
+        encode(9, 0x102, b"hi", &mut out);
+        assert_eq!(out, [7, 0, 0, 0, 9, 2, 1, 0, 0, b'h', b'i']);
     }
 
     #[test]
-    fn an_empty_frame_is_refused() {
-        let mut decoder = Decoder::new(64);
-        decoder.push(&[0, 0, 0, 0, 1]);
-        assert_eq!(decoder.next(), Err(FrameError::Empty));
-        assert_eq!(decoder.next(), Err(FrameError::Empty));
+    fn a_frame_too_short_for_its_channel_is_refused() {
+        for length in 0..BODY {
+            let mut decoder = Decoder::new(64);
+            decoder.push(&[length as u8, 0, 0, 0, 1]);
+            assert_eq!(decoder.next(), Err(FrameError::TooShort { length }));
+            assert_eq!(decoder.next(), Err(FrameError::TooShort { length }));
+        }
     }
 
     #[test]
@@ -226,12 +243,12 @@ mod tests {
     proptest! {
         #[test]
         fn frames_come_out_as_they_went_in_however_they_are_cut(
-            frames in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..9000)), 0..8),
+            frames in prop::collection::vec((any::<u8>(), any::<u32>(), prop::collection::vec(any::<u8>(), 0..9000)), 0..8),
             cuts in prop::collection::vec(1usize..5000, 1..40),
         ) {
             let mut stream = Vec::new();
-            for (kind, payload) in &frames {
-                encode(*kind, payload, &mut stream);
+            for (kind, channel, payload) in &frames {
+                encode(*kind, *channel, payload, &mut stream);
             }
             let mut decoder = Decoder::new(crate::MAX_TO_HOST);
             let mut seen = vec![];
@@ -242,7 +259,7 @@ mod tests {
                 decoder.push(&rest[..count]);
                 rest = &rest[count..];
                 while let Some(frame) = decoder.next().unwrap() {
-                    seen.push((frame.kind, frame.payload.to_vec()));
+                    seen.push((frame.kind, frame.channel, frame.payload.to_vec()));
                 }
             }
             prop_assert_eq!(seen, frames);

@@ -7,7 +7,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{GuestConfig, WindowSize};
+use crate::config::{GuestConfig, Process, WindowSize};
 use crate::frame::{Frame, encode};
 
 /// Kinds of frames; the two directions share the numbers, so that a stream that comes back to its sender is noticed.
@@ -20,6 +20,9 @@ mod kind {
     pub(super) const SHUTDOWN: u8 = 6;
     pub(super) const OUTPUT_CREDIT: u8 = 7;
     pub(super) const OUTPUT_CLOSED: u8 = 8;
+    pub(super) const PREPARE: u8 = 9;
+    pub(super) const PROGRAM: u8 = 10;
+    pub(super) const EXEC: u8 = 11;
 
     pub(super) const HELLO: u8 = 65;
     pub(super) const STARTED: u8 = 66;
@@ -29,9 +32,17 @@ mod kind {
     pub(super) const STDIN_CLOSED: u8 = 70;
     pub(super) const EXITED: u8 = 71;
     pub(super) const FAILED: u8 = 72;
+    pub(super) const PREPARED: u8 = 73;
 }
 
-/// An output stream of the process. With a terminal everything is [`Stream::Stdout`].
+/// Which process a message is about. The host numbers them and uses no number twice; what comes for a process that has
+/// ended meanwhile is passed over by the agent.
+pub type Channel = u32;
+
+/// The channel of the process that Start names, and of what is about the machine.
+pub const MAIN: Channel = 0;
+
+/// An output stream of a process. With a terminal everything is [`Stream::Stdout`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stream {
     /// File descriptor 1.
@@ -43,41 +54,70 @@ pub enum Stream {
 /// Host to guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToGuest<'a> {
-    /// Run this; sent once.
+    /// Build the root file system and run this as the main process; sent once.
     Start(Box<GuestConfig>),
+    /// Build the root file system, and run nothing but what Exec asks for; sent once, in place of Start. The
+    /// configuration's process is not looked at.
+    Prepare(Box<GuestConfig>),
+    /// More of the program with this number, of which there may be [`MAX_PROGRAMS`](crate::MAX_PROGRAMS), for
+    /// [`Exec::program`] to name.
+    Program(u32, &'a [u8]),
+    /// Run a further process on this channel: after Started or Prepared, while there are fewer than
+    /// [`MAX_PROCESSES`](crate::MAX_PROCESSES).
+    Exec(Channel, Box<Exec>),
     /// Bytes for the process's stdin, within what the agent granted.
-    Stdin(&'a [u8]),
+    Stdin(Channel, &'a [u8]),
     /// The end of stdin.
-    StdinEof,
+    StdinEof(Channel),
     /// The terminal's new size.
-    Resize(WindowSize),
+    Resize(Channel, WindowSize),
     /// Send the process this signal (Linux's number on x86-64).
-    Signal(u8),
+    Signal(Channel, u8),
     /// The host has disposed of so many bytes of an output stream: as many more may come.
-    OutputCredit(Stream, u32),
+    OutputCredit(Channel, Stream, u32),
     /// Nobody reads this output stream any more: the process gets SIGPIPE or EPIPE when it writes.
-    OutputClosed(Stream),
-    /// Kill the process; its exit is reported as any other.
+    OutputClosed(Channel, Stream),
+    /// Kill every process; their exits are reported as any other, the main process's last. After Prepare, the end of the
+    /// work: the main channel's Exited says that the disk has been settled.
     Shutdown,
 }
 
 /// Guest to host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToHost<'a> {
-    /// The agent runs and waits for Start.
+    /// The agent runs and waits for Start or Prepare.
     Hello(Hello),
+    /// The root file system stands, as Prepare asked.
+    Prepared(Prepared),
     /// The process has been executed.
-    Started(Started),
+    Started(Channel, Started),
     /// Bytes that the process wrote.
-    Output(Stream, &'a [u8]),
+    Output(Channel, Stream, &'a [u8]),
     /// The process has read so many bytes of stdin: as many more may come.
-    StdinCredit(u32),
+    StdinCredit(Channel, u32),
     /// The process reads stdin no more.
-    StdinClosed,
-    /// The process has ended, all its output was sent before, and its writes are on the disk. The last message.
-    Exited(Exited),
-    /// The process could not be started. The last message.
-    Failed(Failed),
+    StdinClosed(Channel),
+    /// The process has ended, and all that it wrote was sent before. The channel's last message. The main process's is the
+    /// last of all: it comes after every other process's, since those end with its PID namespace, and when its writes are
+    /// on the disk.
+    Exited(Channel, Exited),
+    /// The process could not be started, or not be carried on with. The channel's last message; the main channel's is the
+    /// last of all.
+    Failed(Channel, Failed),
+}
+
+/// One more process: in the PID namespace of the main process, with the same file systems. After Prepare it is in the
+/// agent's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// What to run. Its working directory must exist.
+    pub process: Process,
+    /// The number of the program that the host has sent with [`ToGuest::Program`]: that is run, and the first argument is
+    /// only its name. `None` runs what the image has by that name.
+    pub program: Option<u32>,
+    /// Gives the process the upper directory of the instance's writable disk as descriptor [`UPPER_FD`](crate::UPPER_FD).
+    pub upper: bool,
 }
 
 /// The agent's first message. Times are nanoseconds of the guest's CLOCK_BOOTTIME.
@@ -89,6 +129,14 @@ pub struct Hello {
     /// When the agent's first instruction ran: the kernel has booted and executed it.
     pub entered_ns: u64,
     /// When this message was sent.
+    pub now_ns: u64,
+}
+
+/// The root file system stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    /// When this message was sent, in nanoseconds of the guest's CLOCK_BOOTTIME.
     pub now_ns: u64,
 }
 
@@ -146,7 +194,7 @@ pub enum FailureKind {
     NotFound,
     /// The program is there and cannot be executed: 126.
     NotExecutable,
-    /// What Start asked for is wrong or contradictory.
+    /// What Start or Exec asked for is wrong or contradictory.
     Config,
     /// A system call in the guest failed.
     System,
@@ -185,32 +233,39 @@ impl<'a> ToGuest<'a> {
     /// # Errors
     /// [`MessageError`] when it is none.
     pub fn parse(frame: &Frame<'a>) -> Result<Self, MessageError> {
-        let payload = frame.payload;
+        let Frame {
+            channel, payload, ..
+        } = *frame;
         Ok(match frame.kind {
             kind::START => Self::Start(json("Start", payload)?),
-            kind::STDIN => Self::Stdin(payload),
+            kind::PREPARE => Self::Prepare(json("Prepare", payload)?),
+            kind::PROGRAM => Self::Program(channel, payload),
+            kind::EXEC => Self::Exec(channel, json("Exec", payload)?),
+            kind::STDIN => Self::Stdin(channel, payload),
             kind::STDIN_EOF => {
                 fixed::<0>("StdinEof", payload)?;
-                Self::StdinEof
+                Self::StdinEof(channel)
             }
             kind::RESIZE => {
                 let [r0, r1, c0, c1] = fixed("Resize", payload)?;
-                Self::Resize(WindowSize {
+                let size = WindowSize {
                     rows: u16::from_le_bytes([r0, r1]),
                     columns: u16::from_le_bytes([c0, c1]),
-                })
+                };
+                Self::Resize(channel, size)
             }
             kind::SIGNAL => {
                 let [signal] = fixed("Signal", payload)?;
-                Self::Signal(signal)
+                Self::Signal(channel, signal)
             }
             kind::OUTPUT_CREDIT => {
                 let [which, credit @ ..]: [u8; 5] = fixed("OutputCredit", payload)?;
-                Self::OutputCredit(stream("OutputCredit", which)?, u32::from_le_bytes(credit))
+                let stream = stream("OutputCredit", which)?;
+                Self::OutputCredit(channel, stream, u32::from_le_bytes(credit))
             }
             kind::OUTPUT_CLOSED => {
                 let [which] = fixed("OutputClosed", payload)?;
-                Self::OutputClosed(stream("OutputClosed", which)?)
+                Self::OutputClosed(channel, stream("OutputClosed", which)?)
             }
             kind::SHUTDOWN => {
                 fixed::<0>("Shutdown", payload)?;
@@ -223,21 +278,27 @@ impl<'a> ToGuest<'a> {
     /// Appends the message's frame to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Start(config) => encode(kind::START, &to_json(config), out),
-            Self::Stdin(bytes) => encode(kind::STDIN, bytes, out),
-            Self::StdinEof => encode(kind::STDIN_EOF, &[], out),
-            Self::Resize(size) => {
+            Self::Start(config) => encode(kind::START, MAIN, &to_json(config), out),
+            Self::Prepare(config) => encode(kind::PREPARE, MAIN, &to_json(config), out),
+            Self::Program(number, bytes) => encode(kind::PROGRAM, *number, bytes, out),
+            Self::Exec(channel, exec) => encode(kind::EXEC, *channel, &to_json(exec), out),
+            Self::Stdin(channel, bytes) => encode(kind::STDIN, *channel, bytes, out),
+            Self::StdinEof(channel) => encode(kind::STDIN_EOF, *channel, &[], out),
+            Self::Resize(channel, size) => {
                 let [r0, r1] = size.rows.to_le_bytes();
                 let [c0, c1] = size.columns.to_le_bytes();
-                encode(kind::RESIZE, &[r0, r1, c0, c1], out);
+                encode(kind::RESIZE, *channel, &[r0, r1, c0, c1], out);
             }
-            Self::Signal(signal) => encode(kind::SIGNAL, &[*signal], out),
-            Self::OutputCredit(stream, bytes) => {
+            Self::Signal(channel, signal) => encode(kind::SIGNAL, *channel, &[*signal], out),
+            Self::OutputCredit(channel, stream, bytes) => {
                 let [b0, b1, b2, b3] = bytes.to_le_bytes();
-                encode(kind::OUTPUT_CREDIT, &[stream.number(), b0, b1, b2, b3], out);
+                let payload = [stream.number(), b0, b1, b2, b3];
+                encode(kind::OUTPUT_CREDIT, *channel, &payload, out);
             }
-            Self::OutputClosed(stream) => encode(kind::OUTPUT_CLOSED, &[stream.number()], out),
-            Self::Shutdown => encode(kind::SHUTDOWN, &[], out),
+            Self::OutputClosed(channel, stream) => {
+                encode(kind::OUTPUT_CLOSED, *channel, &[stream.number()], out);
+            }
+            Self::Shutdown => encode(kind::SHUTDOWN, MAIN, &[], out),
         }
     }
 }
@@ -248,21 +309,25 @@ impl<'a> ToHost<'a> {
     /// # Errors
     /// [`MessageError`] when it is none.
     pub fn parse(frame: &Frame<'a>) -> Result<Self, MessageError> {
-        let payload = frame.payload;
+        let Frame {
+            channel, payload, ..
+        } = *frame;
         Ok(match frame.kind {
             kind::HELLO => Self::Hello(json("Hello", payload)?),
-            kind::STARTED => Self::Started(json("Started", payload)?),
-            kind::STDOUT => Self::Output(Stream::Stdout, payload),
-            kind::STDERR => Self::Output(Stream::Stderr, payload),
+            kind::PREPARED => Self::Prepared(json("Prepared", payload)?),
+            kind::STARTED => Self::Started(channel, json("Started", payload)?),
+            kind::STDOUT => Self::Output(channel, Stream::Stdout, payload),
+            kind::STDERR => Self::Output(channel, Stream::Stderr, payload),
             kind::STDIN_CREDIT => {
-                Self::StdinCredit(u32::from_le_bytes(fixed("StdinCredit", payload)?))
+                let credit = u32::from_le_bytes(fixed("StdinCredit", payload)?);
+                Self::StdinCredit(channel, credit)
             }
             kind::STDIN_CLOSED => {
                 fixed::<0>("StdinClosed", payload)?;
-                Self::StdinClosed
+                Self::StdinClosed(channel)
             }
-            kind::EXITED => Self::Exited(json("Exited", payload)?),
-            kind::FAILED => Self::Failed(json("Failed", payload)?),
+            kind::EXITED => Self::Exited(channel, json("Exited", payload)?),
+            kind::FAILED => Self::Failed(channel, json("Failed", payload)?),
             other => return Err(MessageError::UnknownKind(other)),
         })
     }
@@ -270,13 +335,18 @@ impl<'a> ToHost<'a> {
     /// Appends the message's frame to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Hello(hello) => encode(kind::HELLO, &to_json(hello), out),
-            Self::Started(started) => encode(kind::STARTED, &to_json(started), out),
-            Self::Output(stream, bytes) => encode(stream.kind(), bytes, out),
-            Self::StdinCredit(bytes) => encode(kind::STDIN_CREDIT, &bytes.to_le_bytes(), out),
-            Self::StdinClosed => encode(kind::STDIN_CLOSED, &[], out),
-            Self::Exited(exited) => encode(kind::EXITED, &to_json(exited), out),
-            Self::Failed(failed) => encode(kind::FAILED, &to_json(failed), out),
+            Self::Hello(hello) => encode(kind::HELLO, MAIN, &to_json(hello), out),
+            Self::Prepared(prepared) => encode(kind::PREPARED, MAIN, &to_json(prepared), out),
+            Self::Started(channel, started) => {
+                encode(kind::STARTED, *channel, &to_json(started), out);
+            }
+            Self::Output(channel, stream, bytes) => encode(stream.kind(), *channel, bytes, out),
+            Self::StdinCredit(channel, bytes) => {
+                encode(kind::STDIN_CREDIT, *channel, &bytes.to_le_bytes(), out);
+            }
+            Self::StdinClosed(channel) => encode(kind::STDIN_CLOSED, *channel, &[], out),
+            Self::Exited(channel, exited) => encode(kind::EXITED, *channel, &to_json(exited), out),
+            Self::Failed(channel, failed) => encode(kind::FAILED, *channel, &to_json(failed), out),
         }
     }
 
@@ -284,13 +354,14 @@ impl<'a> ToHost<'a> {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Hello(_) => "Hello",
-            Self::Started(_) => "Started",
-            Self::Output(Stream::Stdout, _) => "Stdout",
-            Self::Output(Stream::Stderr, _) => "Stderr",
-            Self::StdinCredit(_) => "StdinCredit",
-            Self::StdinClosed => "StdinClosed",
-            Self::Exited(_) => "Exited",
-            Self::Failed(_) => "Failed",
+            Self::Prepared(_) => "Prepared",
+            Self::Started(..) => "Started",
+            Self::Output(_, Stream::Stdout, _) => "Stdout",
+            Self::Output(_, Stream::Stderr, _) => "Stderr",
+            Self::StdinCredit(..) => "StdinCredit",
+            Self::StdinClosed(_) => "StdinClosed",
+            Self::Exited(..) => "Exited",
+            Self::Failed(..) => "Failed",
         }
     }
 }
@@ -356,196 +427,4 @@ fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Capabilities, Extent, File, ImageDisk, Mount, Process, Rlimit};
-    use crate::frame::Decoder;
-    use alloc::vec;
-    use proptest::prelude::*;
-
-    fn config(
-        args: Vec<String>,
-        env: Vec<String>,
-        layers: Vec<(u64, u64)>,
-        sizes: (u16, u16),
-    ) -> GuestConfig {
-        GuestConfig {
-            hostname: "h".into(),
-            image: ImageDisk {
-                device: "/dev/vda".into(),
-                layers: layers
-                    .into_iter()
-                    .map(|(offset, length)| Extent { offset, length })
-                    .collect(),
-            },
-            writable: Some("/dev/vdb".into()),
-            read_only_rootfs: false,
-            mounts: vec![Mount {
-                source: "tmpfs".into(),
-                target: "/run".into(),
-                filesystem: "tmpfs".into(),
-                flags: 6,
-                data: "size=1m".into(),
-            }],
-            files: vec![File {
-                path: "/etc/hostname".into(),
-                contents: "h\n".into(),
-                mode: 0o644,
-            }],
-            shm_bytes: 64 << 20,
-            process: Process {
-                args,
-                env,
-                cwd: "/".into(),
-                uid: 0,
-                gid: 0,
-                additional_gids: vec![1, 2],
-                umask: 0o22,
-                terminal: Some(WindowSize {
-                    rows: sizes.0,
-                    columns: sizes.1,
-                }),
-                stdin: true,
-                rlimits: vec![Rlimit {
-                    resource: 7,
-                    soft: 1,
-                    hard: u64::MAX,
-                }],
-                no_new_privileges: true,
-                capabilities: Some(Capabilities {
-                    bounding: u64::MAX,
-                    effective: 1,
-                    permitted: 2,
-                    inheritable: 3,
-                    ambient: 4,
-                }),
-            },
-            realtime_ns: 1,
-            entropy: vec![0, 255],
-        }
-    }
-
-    fn through_to_guest(message: &ToGuest<'_>) {
-        let mut out = Vec::new();
-        message.encode(&mut out);
-        let mut decoder = Decoder::new(crate::MAX_TO_GUEST);
-        decoder.push(&out);
-        let frame = decoder.next().unwrap().unwrap();
-        assert_eq!(&ToGuest::parse(&frame).unwrap(), message);
-    }
-
-    fn through_to_host(message: &ToHost<'_>) {
-        let mut out = Vec::new();
-        message.encode(&mut out);
-        let mut decoder = Decoder::new(crate::MAX_TO_HOST);
-        decoder.push(&out);
-        let frame = decoder.next().unwrap().unwrap();
-        assert_eq!(&ToHost::parse(&frame).unwrap(), message);
-    }
-
-    proptest! {
-        #[test]
-        fn messages_to_the_guest_come_out_as_they_went_in(
-            args in prop::collection::vec(any::<String>(), 0..5),
-            env in prop::collection::vec(any::<String>(), 0..5),
-            layers in prop::collection::vec(any::<(u64, u64)>(), 0..130),
-            sizes in any::<(u16, u16)>(),
-            bytes in prop::collection::vec(any::<u8>(), 0..crate::MAX_DATA),
-            number in any::<u32>(),
-            signal in any::<u8>(),
-        ) {
-            through_to_guest(&ToGuest::Start(Box::new(config(args, env, layers, sizes))));
-            through_to_guest(&ToGuest::Stdin(&bytes));
-            through_to_guest(&ToGuest::StdinEof);
-            through_to_guest(&ToGuest::Resize(WindowSize { rows: sizes.0, columns: sizes.1 }));
-            through_to_guest(&ToGuest::Signal(signal));
-            through_to_guest(&ToGuest::OutputCredit(Stream::Stderr, number));
-            through_to_guest(&ToGuest::OutputClosed(Stream::Stdout));
-            through_to_guest(&ToGuest::Shutdown);
-        }
-
-        #[test]
-        fn messages_to_the_host_come_out_as_they_went_in(
-            numbers in any::<(u32, u64, u64)>(),
-            bytes in prop::collection::vec(any::<u8>(), 0..crate::MAX_DATA),
-            text in any::<String>(),
-            flag in any::<bool>(),
-            code in any::<u8>(),
-        ) {
-            let (small, first, second) = numbers;
-            through_to_host(&ToHost::Hello(Hello { version: small, entered_ns: first, now_ns: second }));
-            through_to_host(&ToHost::Started(Started { pid: small, prepared_ns: first, now_ns: second }));
-            through_to_host(&ToHost::Output(Stream::Stdout, &bytes));
-            through_to_host(&ToHost::Output(Stream::Stderr, &bytes));
-            through_to_host(&ToHost::StdinCredit(small));
-            through_to_host(&ToHost::StdinClosed);
-            for status in [Status::Code(code), Status::Signal(code)] {
-                through_to_host(&ToHost::Exited(Exited {
-                    status,
-                    oom_killed: flag,
-                    peak_memory_bytes: first,
-                    ended_ns: first,
-                    now_ns: second,
-                }));
-            }
-            through_to_host(&ToHost::Failed(Failed { kind: FailureKind::NotFound, message: text }));
-        }
-
-        #[test]
-        fn garbage_is_a_message_or_an_error_and_never_a_panic(kind in any::<u8>(), payload in prop::collection::vec(any::<u8>(), 0..200)) {
-            let frame = Frame { kind, payload: &payload };
-            let _ = ToHost::parse(&frame);
-            let _ = ToGuest::parse(&frame);
-        }
-    }
-
-    #[test]
-    fn what_the_host_says_is_an_unknown_kind_to_the_host() {
-        let frame = Frame {
-            kind: kind::SIGNAL,
-            payload: &[15],
-        };
-        assert_eq!(
-            ToHost::parse(&frame),
-            Err(MessageError::UnknownKind(kind::SIGNAL))
-        );
-    }
-
-    #[test]
-    fn a_message_with_an_unknown_field_is_refused() {
-        let frame = Frame {
-            kind: kind::HELLO,
-            payload: br#"{"version":1,"entered_ns":1,"now_ns":2,"more":3}"#,
-        };
-        let error = ToHost::parse(&frame).unwrap_err().to_string();
-        assert!(
-            error.starts_with("a malformed Hello message: unknown field `more`"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn deeply_nested_json_is_refused() {
-        let payload = vec![b'['; 100_000];
-        let frame = Frame {
-            kind: kind::HELLO,
-            payload: &payload,
-        };
-        assert!(matches!(
-            ToHost::parse(&frame),
-            Err(MessageError::Malformed {
-                message: "Hello",
-                ..
-            })
-        ));
-    }
-
-    #[test]
-    fn a_stream_that_does_not_exist_is_refused() {
-        let frame = Frame {
-            kind: kind::OUTPUT_CLOSED,
-            payload: &[3],
-        };
-        assert!(ToGuest::parse(&frame).is_err());
-    }
-}
+mod tests;

@@ -10,5 +10,5 @@ mod sparse;
 pub(crate) use compression::{Compression, Decoder};
 pub(crate) use header::is_tar;
 pub(crate) use pipe::{CHUNK, ChunkReader, ChunkSender, fill, pipe};
-pub(crate) use reader::{Entry, Kind, TarReader, Timestamp};
-pub(crate) use sparse::Extent;
+pub use reader::{Content, Entry, Kind, TarReader, Timestamp};
+pub use sparse::Extent;

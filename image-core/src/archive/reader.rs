@@ -16,45 +16,61 @@ const SPECIAL_BYTES: u64 = 1 << 20;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A file with content.
     Regular,
+    /// Another name of an entry before it.
     Hardlink,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     CharDevice,
+    /// A block device.
     BlockDevice,
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
 }
 
 /// A time relative to 1970, its nanoseconds always counting forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Timestamp {
-    pub(crate) seconds: i64,
-    pub(crate) nanoseconds: u32,
+pub struct Timestamp {
+    /// Whole seconds.
+    pub seconds: i64,
+    /// Nanoseconds after them, less than 10⁹.
+    pub nanoseconds: u32,
 }
 
 /// One entry's metadata. The path is as written: nothing about it has been checked but the absence of NUL bytes.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) path: Vec<u8>,
+pub struct Entry {
+    /// The name of the file, with everything on the way to it.
+    pub path: Vec<u8>,
     /// The target of a symbolic or hard link.
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: Kind,
+    pub link: Vec<u8>,
+    /// Its type.
+    pub kind: Kind,
     /// Permission bits, set-id and sticky bits: at most 0o7777.
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) mtime: Timestamp,
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// When it was changed last.
+    pub mtime: Timestamp,
     /// Bytes of the file as it will be read, holes included.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Where the stored bytes belong, for a sparse file.
-    pub(crate) extents: Option<Vec<Extent>>,
-    pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub extents: Option<Vec<Extent>>,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes: names and values, neither of them checked.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Reads the entries of a tar archive one after another.
-pub(crate) struct TarReader<'l, R> {
+pub struct TarReader<'l, R> {
     source: R,
     /// What errors call this archive.
     name: String,
@@ -68,7 +84,8 @@ pub(crate) struct TarReader<'l, R> {
 }
 
 impl<'l, R: BufRead> TarReader<'l, R> {
-    pub(crate) fn new(source: R, name: impl Into<String>, limits: &'l Limits) -> Self {
+    /// Begins to read; errors call the archive by `name`.
+    pub fn new(source: R, name: impl Into<String>, limits: &'l Limits) -> Self {
         Self {
             source,
             name: name.into(),
@@ -81,7 +98,10 @@ impl<'l, R: BufRead> TarReader<'l, R> {
     }
 
     /// The next entry; what was not read of the one before is passed over. None at the end.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>> {
+    ///
+    /// # Errors
+    /// When the archive is cut short, malformed, or passes a limit; or what the source answers.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>> {
         let mut pax = Pax::default();
         let mut long_path = None;
         let mut long_link = None;
@@ -127,12 +147,15 @@ impl<'l, R: BufRead> TarReader<'l, R> {
     }
 
     /// The current entry's content.
-    pub(crate) fn content(&mut self) -> Content<'_, 'l, R> {
+    pub fn content(&mut self) -> Content<'_, 'l, R> {
         Content { reader: self }
     }
 
     /// Reads to the end of the source, which a digest over all its bytes needs. Says whether the archive had its end marker.
-    pub(crate) fn drain(mut self) -> Result<bool> {
+    ///
+    /// # Errors
+    /// What the source answers.
+    pub fn drain(mut self) -> Result<bool> {
         loop {
             let available = self
                 .source
@@ -144,6 +167,28 @@ impl<'l, R: BufRead> TarReader<'l, R> {
             }
             self.source.consume(available);
         }
+    }
+
+    /// Reads on after the end of the archive, but not more than `bytes`: whoever writes it may not be done.
+    ///
+    /// # Errors
+    /// What the source answers.
+    pub fn drain_up_to(mut self, bytes: u64) -> Result<()> {
+        let mut left = bytes;
+        while left > 0 {
+            let available = self
+                .source
+                .fill_buf()
+                .map_err(|e| Error::reading(&self.name, e))?
+                .len();
+            if available == 0 {
+                break;
+            }
+            let step = usize::try_from(left).map_or(available, |left| left.min(available));
+            self.source.consume(step);
+            left -= step as u64;
+        }
+        Ok(())
     }
 
     fn entry(
@@ -392,7 +437,7 @@ impl<'l, R: BufRead> TarReader<'l, R> {
 }
 
 /// The bytes of one entry, as stored: a sparse file's runs without its holes.
-pub(crate) struct Content<'r, 'l, R> {
+pub struct Content<'r, 'l, R> {
     reader: &'r mut TarReader<'l, R>,
 }
 

@@ -7,9 +7,11 @@ use super::pax::decimal;
 
 /// A run of data in a sparse file; everything between the runs is a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
+pub struct Extent {
+    /// Where in the file it begins, bytes.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
 }
 
 /// Runs one file may have. A map costs memory before any data has been read: this holds it to 4 MiB.

@@ -31,6 +31,7 @@ pub use self::list::ImageSummary;
 pub(crate) use self::publish::{NewImage, Publication, place};
 pub use self::remove::Removed;
 pub(crate) use self::workspace::Workspace;
+pub use self::workspace::{clear_directory, remove_tree};
 use crate::unpack::OPAQUE;
 use crate::{Digest, Error, Limits, Result};
 

@@ -167,6 +167,41 @@ pub(crate) fn clear(top: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
+/// Empties an open directory of all that is in it, however deep, whoever filled it.
+///
+/// # Errors
+/// When something in it cannot be removed.
+pub fn clear_directory(directory: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(clear(directory)?)
+}
+
+/// Removes a directory and all that is in it, however deep, whoever filled it; a link in its place is refused. What another process
+/// removes at the same time is no failure.
+///
+/// # Errors
+/// When something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
+    // Another process that empties the same directory takes names away between our listing and our next step.
+    const TRIES: usize = 100;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for _ in 0..TRIES {
+        let top = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened.map_err(Error::io("open", path))?,
+        };
+        match clear(top.as_fd()) {
+            Err(Errno::NOENT) => continue,
+            cleared => cleared.map_err(Error::io("empty", path))?,
+        }
+        match rustix::fs::rmdir(path) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY) => {}
+            Err(error) => return Err(Error::io("remove", path)(error)),
+        }
+    }
+    Err(Error::io("remove", path)(Errno::NOTEMPTY))
+}
+
 /// Removes a file or an empty directory. False if it is a directory with something in it.
 fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {

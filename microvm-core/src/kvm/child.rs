@@ -60,6 +60,12 @@ fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
         libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
     }
     reset_signals();
+    // Modes of files in what the guest shares are as the guest has made them.
+    // SAFETY: umask takes a number.
+    unsafe { libc::umask(0) };
+    if !parts.shares.is_empty() {
+        raise_descriptor_limit();
+    }
     // Core files would hold the guest's memory.
     let none = libc::rlimit {
         rlim_cur: 0,
@@ -84,6 +90,21 @@ fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
     Ok(())
 }
 
+/// Takes as many descriptors as may be had: each file that a guest knows of is one.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel writes one rlimit, and then reads it.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 /// Ends the process should a panic unwind to where the starter's code begins.
 struct NoReturn;
 
@@ -94,10 +115,11 @@ impl Drop for NoReturn {
     }
 }
 
-/// Every signal has its default effect, but for SIGPIPE, which is ignored, and SIGTERM, which waits to be read.
+/// Every signal has its default effect, but for SIGPIPE and SIGXFSZ, which are ignored, and SIGTERM, which waits to be read.
 fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {
-        let action = if signal == libc::SIGPIPE {
+        // A write beyond the limit of a file's size is an error for whoever asked for it.
+        let action = if [libc::SIGPIPE, libc::SIGXFSZ].contains(&signal) {
             libc::SIG_IGN
         } else {
             libc::SIG_DFL

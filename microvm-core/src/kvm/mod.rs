@@ -33,7 +33,7 @@ use crate::devices::virtio::blk::Disk;
 use crate::kernel::Kernel;
 use crate::machine::Ending;
 use crate::process::{Fork, Process, fork_into};
-use crate::{Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline};
+use crate::{Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, share};
 
 /// Starts machines with our own monitor, in a child process without another program.
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,6 +135,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
     if let Some(path) = &config.writable_disk {
         disks.push(Disk::writable(path)?);
     }
+    let shares = share::open(&config.shares)?;
     let console = config
         .console
         .try_clone()
@@ -148,6 +149,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         initramfs,
         initramfs_bytes,
         disks,
+        shares,
         console,
         control: for_guest,
         command_line,

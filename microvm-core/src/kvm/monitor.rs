@@ -25,11 +25,13 @@ use crate::devices::serial::{self, Interrupt, Output};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Disk};
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::fs::{Fs, Server};
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
 use crate::event_loop::EventLoop;
 use crate::kernel::Kernel;
 use crate::memory::{allocate, place};
+use crate::share::Shared;
 use crate::{End, Error, Result, Substrate, monotonic_now};
 
 /// Everything that a machine is made of, opened and checked.
@@ -40,6 +42,7 @@ pub(super) struct Parts {
     pub(super) initramfs: File,
     pub(super) initramfs_bytes: u64,
     pub(super) disks: Vec<Disk>,
+    pub(super) shares: Vec<Shared>,
     pub(super) console: File,
     pub(super) control: UnixStream,
     pub(super) command_line: String,
@@ -58,6 +61,7 @@ impl Parts {
             self.control.as_raw_fd(),
         ];
         all.extend(self.disks.iter().flat_map(Disk::descriptors));
+        all.extend(self.shares.iter().map(|share| share.source.as_raw_fd()));
         all
     }
 }
@@ -108,11 +112,16 @@ impl Monitor {
         )
         .map_err(Error::system("load the initial RAM disk"))?;
 
-        let slow = parts.disks.len();
-        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(slow + 2);
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(5);
         for disk in parts.disks {
             devices.push(Box::new(Blk::new(disk)));
         }
+        if !parts.shares.is_empty() {
+            let server = Server::new(parts.shares, parts.memory_mib)?;
+            let device = Fs::new(server).map_err(Error::system("make a timer"))?;
+            devices.push(Box::new(device));
+        }
+        let slow = devices.len();
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)
             .map_err(Error::system("prepare the control channel"))?;
         devices.push(Box::new(console));
@@ -266,16 +275,16 @@ fn worker(
         .map_err(Error::system("watch a descriptor"))?;
     let halt = Arc::clone(halt);
     Builder::new()
-        .name(format!("disk{number}"))
+        .name(format!("files{number}"))
         .spawn(move || {
             if let Err(error) = events.run() {
                 teller.tell(End::MonitorFailed(format!(
-                    "the event loop of disk {number}: {error}"
+                    "the event loop of device {number}: {error}"
                 )));
             }
             drop(halt);
         })
-        .map_err(Error::system("start a disk's thread"))
+        .map_err(Error::system("start a device's thread"))
 }
 
 /// Puts the devices on the bus and connects them with KVM.

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use guest_protocol::{Failed, FailureKind, FrameError, MessageError, ToHost};
+use guest_protocol::{Failed, FailureKind, FrameError, MAX_PROCESSES, MessageError, ToHost};
 
 use crate::End;
 
@@ -18,7 +19,7 @@ const CONSOLE_BYTES: u64 = 4096;
 const MESSAGE_CHARACTERS: usize = 2000;
 
 /// Why a session came to nothing.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
     /// The machine ended before the process had.
@@ -69,6 +70,16 @@ pub enum SessionError {
         /// Where in the conversation.
         place: &'static str,
     },
+    /// A message for a process that there is not, or that has ended.
+    #[error(
+        "the guest agent broke the protocol: it sent {message} for process {channel}, which does not run"
+    )]
+    Unknown {
+        /// The message's name.
+        message: &'static str,
+        /// The process's number.
+        channel: u32,
+    },
     /// More output than the host had granted.
     #[error("the guest agent broke the protocol: it sent more output than there was room for")]
     Flood,
@@ -80,7 +91,13 @@ pub enum SessionError {
         /// The agent's sentence, escaped.
         message: String,
     },
-    /// The caller gave the session up.
+    /// There are as many processes in the guest as there may be.
+    #[error("{MAX_PROCESSES} processes run in the virtual machine already, and no more may")]
+    TooMany,
+    /// The machine has ended, or its main process has.
+    #[error("the virtual machine has ended")]
+    Over,
+    /// The caller gave the start up.
     #[error("the start was given up")]
     Abandoned,
     /// A system call failed on the host.
@@ -89,7 +106,7 @@ pub enum SessionError {
         /// What was asked for.
         what: &'static str,
         /// Why it failed.
-        source: io::Error,
+        source: Arc<io::Error>,
     },
 }
 
@@ -101,6 +118,13 @@ impl SessionError {
         }
     }
 
+    pub(super) fn unknown(message: &ToHost<'_>, channel: u32) -> Self {
+        Self::Unknown {
+            message: message.name(),
+            channel,
+        }
+    }
+
     pub(super) fn failed(failed: Failed) -> Self {
         Self::Failed {
             kind: failed.kind,
@@ -109,7 +133,10 @@ impl SessionError {
     }
 
     pub(super) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::System { what, source }
+        move |source| Self::System {
+            what,
+            source: Arc::new(source),
+        }
     }
 }
 

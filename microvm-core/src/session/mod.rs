@@ -3,61 +3,79 @@
 //! ```no_run
 //! use std::os::fd::AsFd;
 //! use std::time::Duration;
-//! use microvm_core::session::{Options, Session, Stdio};
-//! # fn example(mut vm: microvm_core::MicroVm, config: guest_protocol::GuestConfig) -> Result<(), microvm_core::session::SessionError> {
-//! let mut session = Session::connect(&mut vm, Options::new(Duration::from_secs(60)))?;
-//! session.start(config)?;
-//! let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-//! let exit = session.run(&Stdio { stdin: Some(stdin.as_fd()), stdout: stdout.as_fd(), stderr: stderr.as_fd() })?;
-//! println!("{}", exit.code());
+//! use microvm_core::session::{Guest, Options, StdioFds};
+//! # fn example(vm: microvm_core::MicroVm, config: guest_protocol::GuestConfig) -> Result<(), Box<dyn std::error::Error>> {
+//! let guest = Guest::connect(vm, Options::new(Duration::from_secs(60)))?;
+//! let stdio = StdioFds {
+//!     stdin: None,
+//!     stdout: std::io::stdout().as_fd().try_clone_to_owned()?,
+//!     stderr: std::io::stderr().as_fd().try_clone_to_owned()?,
+//! };
+//! let (handle, main) = guest.start(config, stdio)?;
+//! // From now on a thread of its own carries everything; `handle.exec` runs further processes.
+//! println!("{}", main.wait()?.code());
+//! main.finish()?;
 //! # Ok(())
 //! # }
 //! ```
 //!
+//! [`Guest`] waits for the boot in the caller's thread. Once the process runs, the thread `plimsoll-guest` owns the machine and
+//! carries all stdio; [`Handle`], [`Main`] and [`Exec`] are what the rest of the program holds. (The thread that launched the
+//! machine must stay alive nevertheless: see [`Hypervisor::launch`](crate::Hypervisor::launch).)
+//!
 //! **Invariants.** The guest is hostile: nothing it sends makes the host allocate beyond the protocol's windows, block, or
 //! panic, and its text is escaped before it is shown. One thread does everything, and waits only in poll.
 
+mod carrier;
 mod error;
+mod handle;
 mod output;
-mod pump;
+mod process;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use guest_protocol::{GuestConfig, Hello, Started, ToGuest, ToHost, VERSION, WindowSize};
+use guest_protocol::{GuestConfig, Hello, MAIN, Prepared, Started, ToGuest, ToHost, VERSION};
 
 use crate::{MicroVm, Stage, monotonic_now};
 
 pub use error::SessionError;
 pub use guest_protocol::{FailureKind, Status};
-pub use pump::{Exit, Stdio};
+pub use handle::{Exec, ExecRequest, Exit, Handle, Main, StdioFds};
 
+use carrier::Carrier;
+use handle::{Bell, Fate, Shared, Teller};
 use wire::Wire;
 
 /// How many random bytes the guest's generator is given: twice what its state holds.
 const ENTROPY_BYTES: usize = 64;
 
-/// Something the caller watches while a session waits: signals, a terminal's size.
-pub trait Events {
-    /// A descriptor that becomes readable when there is something to do.
+/// The size of the thread's stack, in bytes: it recurses nowhere, and formats no more than an error's sentence.
+const STACK: usize = 128 << 10;
+
+/// Something that may end the wait for a boot: a signal, a request to stop.
+pub trait Interrupt {
+    /// A descriptor that becomes readable when there is something to look at.
     fn descriptor(&self) -> BorrowedFd<'_>;
 
-    /// Called when it is readable; must take what makes it so.
-    fn ready(&mut self, requests: &mut Requests<'_>);
+    /// Called when it is readable; must take what makes it so. True gives the start up at once.
+    fn stops(&mut self) -> bool;
 }
 
-/// How a session is held.
+/// How a machine is waited for.
 pub struct Options<'a> {
-    /// How long the guest has to boot until its agent says Hello, and then to build its root file system.
+    /// How long the guest has to boot until its agent says Hello, then to build its root file system, and later to start a
+    /// process.
     pub limit: Duration,
     /// The file that the machine's console goes to: its last lines explain a guest that fails.
-    pub console: Option<&'a File>,
-    /// What else to watch.
-    pub events: Option<&'a mut dyn Events>,
+    pub console: Option<File>,
+    /// What may give the start up, until the process runs.
+    pub interrupt: Option<&'a mut dyn Interrupt>,
 }
 
 impl Options<'_> {
@@ -66,53 +84,20 @@ impl Options<'_> {
         Self {
             limit,
             console: None,
-            events: None,
+            interrupt: None,
         }
     }
 }
 
-/// What [`Events`] can ask for. What is asked before the process runs is done as soon as it does.
-pub struct Requests<'a> {
-    outgoing: &'a mut Vec<u8>,
-    started: bool,
-    abandoned: &'a mut bool,
-}
-
-impl Requests<'_> {
-    /// Whether the process runs.
-    pub fn started(&self) -> bool {
-        self.started
-    }
-
-    /// Sends the process a signal, by Linux's number.
-    pub fn signal(&mut self, signal: u8) {
-        ToGuest::Signal(signal).encode(self.outgoing);
-    }
-
-    /// Tells the terminal its new size.
-    pub fn resize(&mut self, rows: u16, columns: u16) {
-        ToGuest::Resize(WindowSize { rows, columns }).encode(self.outgoing);
-    }
-
-    /// Kills the process; its exit is reported as any other.
-    pub fn shutdown(&mut self) {
-        ToGuest::Shutdown.encode(self.outgoing);
-    }
-
-    /// Ends the session at once with [`SessionError::Abandoned`]; the machine is left as it is.
-    pub fn abandon(&mut self) {
-        *self.abandoned = true;
-    }
-}
-
-/// A conversation with the agent.
-pub struct Session<'a> {
-    wire: Wire<'a>,
+/// A machine whose agent waits to be told what to do. Dropping it kills the machine.
+pub struct Guest<'a> {
+    wire: Wire,
     limit: Duration,
+    interrupt: Option<&'a mut dyn Interrupt>,
     stages: Vec<Stage>,
 }
 
-impl Session<'_> {
+impl Guest<'_> {
     /// The stage of a start that ends when the guest's kernel has executed the agent.
     pub const KERNEL: &'static str = "kernel";
     /// The stage that ends when the agent has said Hello.
@@ -123,66 +108,72 @@ impl Session<'_> {
     pub const EXEC: &'static str = "exec";
 }
 
-impl<'a> Session<'a> {
+impl<'a> Guest<'a> {
     /// Waits for the agent's Hello.
     ///
     /// # Errors
-    /// When the machine ends first, the time is up, or what answers is no agent of this version.
-    pub fn connect(vm: &'a mut MicroVm, options: Options<'a>) -> Result<Self, SessionError> {
-        let limit = options.limit;
-        let mut wire = Wire::new(vm, options);
-        let until = Instant::now() + limit;
-        let hello = wire.first(until, "boot", |message| match message {
+    /// When the machine ends first, the time is up, the start is given up, or what answers is no agent of this version. The
+    /// machine has been killed then.
+    pub fn connect(vm: MicroVm, options: Options<'a>) -> Result<Self, SessionError> {
+        let Options {
+            limit,
+            console,
+            mut interrupt,
+        } = options;
+        let mut stages = vm.stages().to_vec();
+        let mut wire = Wire::new(vm, console);
+        let hello = wire.first(limit, "boot", &mut interrupt, |message| match message {
             ToHost::Hello(hello) => Ok(hello),
             other => Err(SessionError::unexpected(&other, "before Hello")),
         })?;
         let received = monotonic_now();
-        if hello.version != VERSION {
+        let Hello {
+            version,
+            entered_ns,
+            now_ns,
+        } = hello;
+        if version != VERSION {
             return Err(SessionError::Version {
-                theirs: hello.version,
+                theirs: version,
                 ours: VERSION,
             });
         }
-        let Hello {
-            entered_ns, now_ns, ..
-        } = hello;
-        let stages = vec![
-            Stage {
-                name: Session::KERNEL,
-                at: host_time(received, now_ns, entered_ns),
-            },
-            Stage {
-                name: Session::INIT,
-                at: received,
-            },
-        ];
+        stages.push(Stage {
+            name: Guest::KERNEL,
+            at: host_time(received, now_ns, entered_ns),
+        });
+        stages.push(Stage {
+            name: Guest::INIT,
+            at: received,
+        });
         Ok(Self {
             wire,
             limit,
+            interrupt,
             stages,
         })
     }
 
-    /// Tells the agent what to run, and waits until it runs. The clock and the entropy are filled in here, since they are of
-    /// this moment.
+    /// Has the agent run the main process, and waits until it runs. The clock and the entropy are filled in here, since they
+    /// are of this moment.
     ///
     /// # Errors
     /// [`SessionError::Failed`] when the agent could not start the process, with the kind that docker's exit codes tell
-    /// apart; else as for [`Session::connect`].
-    pub fn start(&mut self, mut config: GuestConfig) -> Result<(), SessionError> {
-        config.entropy = random_bytes().map_err(SessionError::system("get random bytes"))?;
-        config.realtime_ns = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
-        self.wire.send_first(&ToGuest::Start(Box::new(config)))?;
-        let until = Instant::now() + self.limit;
-        let started = self
-            .wire
-            .first(until, "start the process", |message| match message {
-                ToHost::Started(started) => Ok(started),
-                ToHost::Failed(failed) => Err(SessionError::failed(failed)),
-                other => Err(SessionError::unexpected(&other, "before Started")),
-            })?;
+    /// apart; else as for [`Guest::connect`].
+    pub fn start(
+        mut self,
+        config: GuestConfig,
+        stdio: StdioFds,
+    ) -> Result<(Handle, Main), SessionError> {
+        self.wire.send(&ToGuest::Start(of_now(config)?))?;
+        let take = |message: ToHost<'_>| match message {
+            ToHost::Started(MAIN, started) => Ok(started),
+            ToHost::Failed(MAIN, failed) => Err(SessionError::failed(failed)),
+            other => Err(SessionError::unexpected(&other, "before Started")),
+        };
+        let started =
+            self.wire
+                .first(self.limit, "start the process", &mut self.interrupt, take)?;
         let received = monotonic_now();
         let Started {
             prepared_ns,
@@ -190,30 +181,84 @@ impl<'a> Session<'a> {
             ..
         } = started;
         self.stages.push(Stage {
-            name: Session::AGENT,
+            name: Guest::AGENT,
             at: host_time(received, now_ns, prepared_ns),
         });
         self.stages.push(Stage {
-            name: Session::EXEC,
+            name: Guest::EXEC,
             at: received,
         });
-        self.wire.started();
-        Ok(())
+        self.carry(Some(stdio))
     }
 
-    /// Carries stdio until the process has ended and all its output is written. With a terminal everything it writes comes
-    /// to `stdout`.
+    /// Has the agent build the root file system and run no main process: for work on the disk of an instance that has stopped.
+    /// The configuration's process is not looked at. The work ends with [`Handle::shutdown`], and [`Main::wait`] tells then
+    /// that the disk has been settled.
     ///
     /// # Errors
-    /// When the machine ends before the process has, or the agent breaks the protocol.
-    pub fn run(mut self, stdio: &Stdio<'_>) -> Result<Exit, SessionError> {
-        pump::run(&mut self.wire, stdio)
+    /// As for [`Guest::start`].
+    pub fn maintain(mut self, config: GuestConfig) -> Result<(Handle, Main), SessionError> {
+        self.wire.send(&ToGuest::Prepare(of_now(config)?))?;
+        let take = |message: ToHost<'_>| match message {
+            ToHost::Prepared(Prepared { .. }) => Ok(()),
+            ToHost::Failed(MAIN, failed) => Err(SessionError::failed(failed)),
+            other => Err(SessionError::unexpected(&other, "before Prepared")),
+        };
+        self.wire.first(
+            self.limit,
+            "prepare its file systems",
+            &mut self.interrupt,
+            take,
+        )?;
+        self.stages.push(Stage {
+            name: Guest::AGENT,
+            at: monotonic_now(),
+        });
+        self.carry(None)
     }
 
-    /// The stages of the start that the guest has gone through so far, as times of the host's CLOCK_MONOTONIC.
-    pub fn stages(&self) -> &[Stage] {
-        &self.stages
+    /// Hands the machine over to a thread.
+    fn carry(self, main: Option<StdioFds>) -> Result<(Handle, Main), SessionError> {
+        let descriptors = || {
+            let pidfd = self.wire.vm.pidfd().try_clone_to_owned()?;
+            Ok((Bell::new()?, pidfd, Fate::new()?))
+        };
+        let (wake, pidfd, fate) =
+            descriptors().map_err(SessionError::system("make an event descriptor"))?;
+        let shared = Arc::new(Shared {
+            wake,
+            pid: self.wire.vm.pid(),
+            pidfd,
+            stages: self.stages,
+            limit: self.limit,
+        });
+        let (sender, receiver) = mpsc::channel();
+        let handle = Handle {
+            shared: Arc::clone(&shared),
+            commands: sender,
+        };
+        let carrier = Carrier::new(self.wire, shared, receiver, Teller::new(&fate), main);
+        let thread = std::thread::Builder::new()
+            .name("plimsoll-guest".into())
+            .stack_size(STACK)
+            .spawn(move || carrier.run())
+            .map_err(SessionError::system("start a thread"))?;
+        let main = Main {
+            fate,
+            handle: handle.clone(),
+            thread: Some(thread),
+        };
+        Ok((handle, main))
     }
+}
+
+/// The configuration with the clock and the entropy of this moment.
+fn of_now(mut config: GuestConfig) -> Result<Box<GuestConfig>, SessionError> {
+    config.entropy = random_bytes().map_err(SessionError::system("get random bytes"))?;
+    config.realtime_ns = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
+    Ok(Box::new(config))
 }
 
 /// When a moment of the guest's clock was, by the host's: a message sent at `guest_now` came at `received`. The guest may say

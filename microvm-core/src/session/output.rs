@@ -1,9 +1,9 @@
-//! Where output goes and input comes from: descriptors that are not ours, and that may be anything.
+//! Where output goes and input comes from: descriptors that others have opened, and that may be anything.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 
 use guest_protocol::{Stream, WINDOW};
@@ -12,9 +12,9 @@ use guest_protocol::{Stream, WINDOW};
 const PIPE_BUF: usize = 4096;
 
 /// A stream of the process's, and the descriptor that it goes to.
-pub(super) struct Output<'a> {
+pub(super) struct Output {
     pub(super) stream: Stream,
-    given: BorrowedFd<'a>,
+    given: OwnedFd,
     /// The same file, opened once more for writing without blocking. The flag belongs to the open file, which others share:
     /// the shell's terminal must not become non-blocking because of us.
     apart: Option<File>,
@@ -28,9 +28,9 @@ pub(super) struct Output<'a> {
     pub(super) lost: Option<io::Error>,
 }
 
-impl<'a> Output<'a> {
-    pub(super) fn new(stream: Stream, given: BorrowedFd<'a>) -> Self {
-        let apart = open_apart(given, OpenOptions::new().write(true));
+impl Output {
+    pub(super) fn new(stream: Stream, given: OwnedFd) -> Self {
+        let apart = open_apart(&given, OpenOptions::new().write(true));
         let regular = File::open(format!("/proc/self/fd/{}", given.as_raw_fd()))
             .and_then(|file| file.metadata())
             .is_ok_and(|about| about.is_file());
@@ -155,14 +155,14 @@ fn write(fd: i32, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Where stdin comes from.
-pub(super) struct Input<'a> {
-    given: BorrowedFd<'a>,
+pub(super) struct Input {
+    given: OwnedFd,
     apart: Option<File>,
 }
 
-impl<'a> Input<'a> {
-    pub(super) fn new(given: BorrowedFd<'a>) -> Self {
-        let apart = open_apart(given, OpenOptions::new().read(true));
+impl Input {
+    pub(super) fn new(given: OwnedFd) -> Self {
+        let apart = open_apart(&given, OpenOptions::new().read(true));
         Self { given, apart }
     }
 
@@ -196,7 +196,7 @@ impl<'a> Input<'a> {
 }
 
 /// Opens what a descriptor refers to once more, without blocking, when it is something that can block: a pipe or a terminal.
-fn open_apart(given: BorrowedFd<'_>, options: &mut OpenOptions) -> Option<File> {
+fn open_apart(given: &OwnedFd, options: &mut OpenOptions) -> Option<File> {
     let path = format!("/proc/self/fd/{}", given.as_raw_fd());
     let kind = std::fs::metadata(&path).ok()?.file_type();
     if !kind.is_fifo() && !kind.is_char_device() {
@@ -212,7 +212,11 @@ fn open_apart(given: BorrowedFd<'_>, options: &mut OpenOptions) -> Option<File> 
 mod tests {
     use super::*;
     use std::io::Read;
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    fn owned(fd: &impl AsFd) -> OwnedFd {
+        fd.as_fd().try_clone_to_owned().unwrap()
+    }
 
     fn flags(fd: BorrowedFd<'_>) -> i32 {
         // SAFETY: F_GETFL takes nothing more.
@@ -222,7 +226,7 @@ mod tests {
     #[test]
     fn a_full_pipe_keeps_nobody_waiting_and_loses_nothing() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut output = Output::new(Stream::Stdout, writer.as_fd());
+        let mut output = Output::new(Stream::Stdout, owned(&writer));
         assert_eq!(
             flags(writer.as_fd()) & libc::O_NONBLOCK,
             0,
@@ -245,7 +249,7 @@ mod tests {
     #[test]
     fn more_than_was_granted_is_refused() {
         let (_reader, writer) = io::pipe().unwrap();
-        let mut output = Output::new(Stream::Stdout, writer.as_fd());
+        let mut output = Output::new(Stream::Stdout, owned(&writer));
         assert!(output.take(&vec![0; WINDOW as usize]));
         assert!(!output.take(&[0]));
     }
@@ -254,7 +258,7 @@ mod tests {
     fn a_reader_that_has_gone_is_noticed_and_the_rest_dropped() {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let mut output = Output::new(Stream::Stderr, writer.as_fd());
+        let mut output = Output::new(Stream::Stderr, owned(&writer));
         assert!(output.take(b"x"));
         assert_eq!(
             output.lost.as_ref().and_then(io::Error::raw_os_error),
@@ -267,11 +271,11 @@ mod tests {
     #[test]
     fn a_regular_file_and_a_socket_take_everything() {
         let file = tempfile::tempfile().unwrap();
-        let mut output = Output::new(Stream::Stdout, file.as_fd());
+        let mut output = Output::new(Stream::Stdout, owned(&file));
         assert!(output.take(&[7; 100_000]));
         assert!(output.is_clear());
         let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        let mut output = Output::new(Stream::Stdout, theirs.as_fd());
+        let mut output = Output::new(Stream::Stdout, owned(&theirs));
         assert!(output.take(&[7; 10_000]));
         while !output.is_clear() {
             output.drain();
@@ -283,7 +287,7 @@ mod tests {
     #[test]
     fn input_ends_when_its_writer_does() {
         let (reader, writer) = io::pipe().unwrap();
-        let input = Input::new(reader.as_fd());
+        let input = Input::new(owned(&reader));
         assert_eq!(input.read(&mut [0; 4]), None);
         drop(writer);
         assert_eq!(input.read(&mut [0; 4]), Some(0));

@@ -1,4 +1,4 @@
-//! The control channel's bytes, and waiting for them together with the machine's end and the caller's events.
+//! The control channel's bytes, and waiting for them together with the machine's end and whatever else there is.
 
 use std::fs::File;
 use std::io;
@@ -7,72 +7,82 @@ use std::time::{Duration, Instant};
 
 use guest_protocol::{Decoder, MAX_TO_HOST, ToGuest, ToHost};
 
-use crate::MicroVm;
+use crate::{End, MicroVm};
 
 use super::error::console_tail;
-use super::{Events, Options, Requests, SessionError};
+use super::{Interrupt, SessionError};
 
-/// Further descriptors that a wait may be for.
-pub(super) const EXTRAS: usize = 3;
+/// How much that is sent already may stay in the buffer before the rest is moved to its start, in bytes.
+const SENT: usize = 64 << 10;
 
-pub(super) struct Wire<'a> {
-    vm: &'a mut MicroVm,
-    console: Option<&'a File>,
-    events: Option<&'a mut dyn Events>,
-    limit: Duration,
+pub(super) struct Wire {
+    pub(super) vm: MicroVm,
+    console: Option<File>,
     pub(super) decoder: Decoder,
     /// Frames on their way to the guest.
     pub(super) outgoing: Vec<u8>,
     sent: usize,
-    /// What was asked for before the process runs.
-    early: Vec<u8>,
-    running: bool,
     /// The channel's end of file was seen.
     closed: bool,
 }
 
-/// What a wait was ended by.
+/// What a wait was ended by, beside the caller's own descriptors.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Woken {
-    /// Which of the further descriptors are ready.
-    pub(super) extras: [bool; EXTRAS],
     /// The monitor has ended, and everything it left in the channel has been received.
     pub(super) ended: bool,
     /// The time is up.
     pub(super) late: bool,
 }
 
-const UNUSED: libc::pollfd = libc::pollfd {
-    fd: -1,
-    events: 0,
-    revents: 0,
-};
+/// Places of the wire's own among the descriptors that are waited for.
+const CONTROL: usize = 0;
+const MONITOR: usize = 1;
 
-impl<'a> Wire<'a> {
-    pub(super) fn new(vm: &'a mut MicroVm, options: Options<'a>) -> Self {
+/// An entry to wait for a descriptor with.
+pub(super) fn watch(fd: &impl AsRawFd, events: i16) -> libc::pollfd {
+    libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
+    }
+}
+
+impl Wire {
+    pub(super) fn new(vm: MicroVm, console: Option<File>) -> Self {
         Self {
             vm,
-            console: options.console,
-            events: options.events,
-            limit: options.limit,
+            console,
             decoder: Decoder::new(MAX_TO_HOST),
             outgoing: Vec::new(),
             sent: 0,
-            early: Vec::new(),
-            running: false,
             closed: false,
         }
     }
 
-    /// Waits for the next message and hands it to `take`, before the process runs.
+    /// Waits for the next message and hands it to `take`; for as long as there are no processes.
     pub(super) fn first<T>(
         &mut self,
-        until: Instant,
+        limit: Duration,
         what: &'static str,
+        interrupt: &mut Option<&mut dyn Interrupt>,
         take: impl FnOnce(ToHost<'_>) -> Result<T, SessionError>,
     ) -> Result<T, SessionError> {
+        let until = Instant::now() + limit;
+        let mut polls = Vec::new();
         while !self.decoder.ready()? {
-            let woken = self.wait([UNUSED; EXTRAS], Some(until))?;
+            self.begin(&mut polls, true)?;
+            if let Some(interrupt) = interrupt {
+                polls.push(watch(&interrupt.descriptor(), libc::POLLIN));
+            }
+            let own = polls.len();
+            let woken = self.wait(&mut polls, Some(until))?;
+            if let Some(interrupt) = interrupt
+                && polls[own - 1].revents != 0
+                && interrupt.stops()
+            {
+                return Err(SessionError::Abandoned);
+            }
             if self.decoder.ready()? {
                 break;
             }
@@ -83,10 +93,10 @@ impl<'a> Wire<'a> {
                 return Err(self.closed());
             }
             if woken.late {
-                let console = console_tail(self.console);
+                let console = console_tail(self.console.as_ref());
                 return Err(SessionError::TooLate {
                     what,
-                    limit: self.limit,
+                    limit,
                     console,
                 });
             }
@@ -97,16 +107,10 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Sends a message before anything that was asked for early.
-    pub(super) fn send_first(&mut self, message: &ToGuest<'_>) -> Result<(), SessionError> {
+    /// Sends a message, now as far as the channel takes it.
+    pub(super) fn send(&mut self, message: &ToGuest<'_>) -> Result<(), SessionError> {
         message.encode(&mut self.outgoing);
         self.flush()
-    }
-
-    /// The process runs: what was asked for early is sent.
-    pub(super) fn started(&mut self) {
-        self.running = true;
-        self.outgoing.append(&mut self.early);
     }
 
     /// How much waits to be sent, in bytes.
@@ -119,77 +123,52 @@ impl<'a> Wire<'a> {
         self.closed
     }
 
-    /// Sends and receives what can be now, after waiting until something can, until one of the further descriptors is
-    /// ready, or until the time is up.
+    /// Begins a list of descriptors to wait for with the wire's own, after sending what can be. The caller adds its own. With
+    /// a machine that is done with, `live` is false, and whatever it still says or does wakes nobody.
+    pub(super) fn begin(
+        &mut self,
+        polls: &mut Vec<libc::pollfd>,
+        live: bool,
+    ) -> Result<(), SessionError> {
+        self.flush()?;
+        polls.clear();
+        let mut control = watch(self.vm.control(), libc::POLLIN);
+        let mut monitor = watch(&self.vm.pidfd(), libc::POLLIN);
+        if self.closed || !live {
+            control.fd = -1;
+        }
+        if !live {
+            monitor.fd = -1;
+        }
+        if self.unsent() > 0 {
+            control.events |= libc::POLLOUT;
+        }
+        polls.extend([control, monitor]);
+        Ok(())
+    }
+
+    /// Waits until one of the descriptors is ready or the time is up, and sends and receives what can be.
     pub(super) fn wait(
         &mut self,
-        extras: [libc::pollfd; EXTRAS],
+        polls: &mut [libc::pollfd],
         until: Option<Instant>,
     ) -> Result<Woken, SessionError> {
-        /// Places among the descriptors that are waited for; the further ones follow.
-        const CONTROL: usize = 0;
-        const PROCESS: usize = 1;
-        const EVENTS: usize = 2;
-        const FIRST_EXTRA: usize = 3;
-        self.flush()?;
-        let mut polls = [UNUSED; FIRST_EXTRA + EXTRAS];
-        if !self.closed {
-            polls[CONTROL].fd = self.vm.control().as_raw_fd();
-            polls[CONTROL].events = libc::POLLIN;
-            if self.unsent() > 0 {
-                polls[CONTROL].events |= libc::POLLOUT;
-            }
-        }
-        polls[PROCESS].fd = self.vm.pidfd().as_raw_fd();
-        polls[PROCESS].events = libc::POLLIN;
-        if let Some(events) = &self.events {
-            polls[EVENTS].fd = events.descriptor().as_raw_fd();
-            polls[EVENTS].events = libc::POLLIN;
-        }
-        polls[FIRST_EXTRA..].copy_from_slice(&extras);
         let mut woken = Woken::default();
-        if !poll(&mut polls, until)? {
+        if !poll(polls, until)? {
             woken.late = true;
             return Ok(woken);
         }
-        if polls[CONTROL].revents != 0 {
+        let ready = |place: usize| polls.get(place).is_some_and(|poll| poll.revents != 0);
+        if ready(CONTROL) {
             self.flush()?;
             self.receive()?;
         }
-        if polls[PROCESS].revents != 0 {
+        if ready(MONITOR) {
             // The channel may hold what the guest said last.
             while !self.closed && self.receive()? {}
             woken.ended = true;
         }
-        if polls[EVENTS].revents != 0 {
-            self.attend()?;
-        }
-        for (ready, poll) in woken.extras.iter_mut().zip(&polls[FIRST_EXTRA..]) {
-            *ready = poll.revents != 0;
-        }
         Ok(woken)
-    }
-
-    /// Lets the caller do what its events ask for.
-    fn attend(&mut self) -> Result<(), SessionError> {
-        let mut abandoned = false;
-        if let Some(events) = &mut self.events {
-            let outgoing = if self.running {
-                &mut self.outgoing
-            } else {
-                &mut self.early
-            };
-            events.ready(&mut Requests {
-                outgoing,
-                started: self.running,
-                abandoned: &mut abandoned,
-            });
-        }
-        if abandoned {
-            Err(SessionError::Abandoned)
-        } else {
-            self.flush()
-        }
     }
 
     /// Sends what the channel takes now.
@@ -203,7 +182,13 @@ impl<'a> Wire<'a> {
             match usize::try_from(count) {
                 Ok(count) => self.sent += count,
                 Err(_) => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    error if error.kind() == io::ErrorKind::WouldBlock => {
+                        if self.sent > SENT {
+                            self.outgoing.drain(..self.sent);
+                            self.sent = 0;
+                        }
+                        return Ok(());
+                    }
                     error if error.kind() == io::ErrorKind::Interrupted => {}
                     // Nobody listens any more. What was said before that may still be there to read, and explains it.
                     _ => break,
@@ -251,12 +236,21 @@ impl<'a> Wire<'a> {
         Ok(false)
     }
 
+    /// Waits for the machine's end, and makes one if the time is up first.
+    pub(super) fn end(&mut self, patience: Duration) -> crate::Result<End> {
+        if let Some(end) = self.vm.wait_for(Some(patience))? {
+            return Ok(end);
+        }
+        self.vm.kill()?;
+        self.vm.wait()
+    }
+
     /// The error for a machine that has ended.
     pub(super) fn ended(&mut self) -> SessionError {
         match self.vm.wait() {
             Ok(end) => SessionError::Ended {
                 end,
-                console: console_tail(self.console),
+                console: console_tail(self.console.as_ref()),
             },
             Err(error) => SessionError::system("wait for the monitor")(io::Error::other(error)),
         }
@@ -269,7 +263,7 @@ impl<'a> Wire<'a> {
         match self.vm.wait_for(Some(GRACE)) {
             Ok(Some(_)) => self.ended(),
             _ => SessionError::Closed {
-                console: console_tail(self.console),
+                console: console_tail(self.console.as_ref()),
             },
         }
     }

@@ -4,15 +4,17 @@
 #![allow(dead_code)]
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use guest_protocol::{Extent, File, GuestConfig, ImageDisk, Mount, Process};
-use microvm_core::session::{Events, Exit, Options, Session, SessionError, Stdio};
+use microvm_core::session::{
+    Exec, ExecRequest, Exit, Guest, Handle, Main, Options, SessionError, StdioFds,
+};
 use microvm_core::{Accelerator, Stage, Substrate, VmConfig, launch, qemu_binary, substrate};
 use tempfile::TempDir;
 
@@ -43,8 +45,6 @@ pub(crate) struct Machine {
     pub(crate) files: Vec<File>,
     pub(crate) shm_bytes: u64,
     pub(crate) process: Process,
-    /// Kills the monitor when the output holds this.
-    pub(crate) kill_when: Option<&'static str>,
 }
 
 /// What came of a run.
@@ -111,21 +111,87 @@ fn machine(accelerator: Accelerator) -> Option<Machine> {
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
-        process: Process {
-            args: Vec::new(),
-            env: vec!["PATH=/bin".into()],
-            cwd: "/".into(),
-            uid: 0,
-            gid: 0,
-            additional_gids: Vec::new(),
-            umask: 0o22,
-            terminal: None,
-            stdin: false,
-            rlimits: Vec::new(),
-            no_new_privileges: false,
-            capabilities: None,
-        },
-        kill_when: None,
+        process: process(Vec::new()),
+    })
+}
+
+/// A process like the main one's by default.
+pub(crate) fn process(args: Vec<String>) -> Process {
+    Process {
+        args,
+        env: vec!["PATH=/bin".into()],
+        cwd: "/".into(),
+        uid: 0,
+        gid: 0,
+        additional_gids: Vec::new(),
+        umask: 0o22,
+        terminal: None,
+        stdin: false,
+        rlimits: Vec::new(),
+        no_new_privileges: false,
+        capabilities: None,
+    }
+}
+
+/// A request to run a process with the image's own program.
+pub(crate) fn request(args: Vec<String>) -> ExecRequest {
+    ExecRequest {
+        process: process(args),
+        program: None,
+        upper: false,
+    }
+}
+
+/// A request to run one of the helper program's commands.
+pub(crate) fn tool(words: &[&str]) -> ExecRequest {
+    let mut args = vec!["plimsoll".to_owned()];
+    args.extend(words.iter().map(|word| (*word).to_owned()));
+    ExecRequest {
+        process: process(args),
+        program: Some(guest_artifacts::TOOLS),
+        upper: words.first() == Some(&"upper"),
+    }
+}
+
+/// A further process that runs, and the ends of its stdio.
+pub(crate) struct Beside {
+    pub(crate) exec: Exec,
+    pub(crate) stdin: PipeWriter,
+    pub(crate) stdout: PipeReader,
+    pub(crate) stderr: PipeReader,
+}
+
+/// Runs a further process.
+pub(crate) fn beside(handle: &Handle, request: ExecRequest) -> Result<Beside, SessionError> {
+    let (stdio, stdin, stdout, stderr) = pipes(request.process.stdin);
+    let exec = handle.exec(request, stdio)?;
+    Ok(Beside {
+        exec,
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+/// Runs a further process to its end, with this as its stdin, and gives its exit code, stdout and stderr.
+pub(crate) fn finish(
+    handle: &Handle,
+    mut request: ExecRequest,
+    stdin: &[u8],
+) -> (u8, Vec<u8>, String) {
+    request.process.stdin = true;
+    let mut beside = beside(handle, request).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(move || beside.stdin.write_all(stdin));
+        let complaints = scope.spawn(move || {
+            let mut text = String::new();
+            beside.stderr.read_to_string(&mut text).unwrap();
+            text
+        });
+        let mut output = Vec::new();
+        beside.stdout.read_to_end(&mut output).unwrap();
+        let code = beside.exec.wait().unwrap().code();
+        (code, output, complaints.join().unwrap())
     })
 }
 
@@ -182,103 +248,131 @@ fn erofs(root: &Path) -> PathBuf {
     image
 }
 
+/// A machine that runs, and the ends of its main process's stdio.
+pub(crate) struct Live {
+    pub(crate) handle: Handle,
+    pub(crate) main: Main,
+    pub(crate) stdin: PipeWriter,
+    pub(crate) stdout: PipeReader,
+    pub(crate) stderr: PipeReader,
+}
+
+/// Pipes for a process's stdio, and our ends of them.
+pub(crate) fn pipes(stdin: bool) -> (StdioFds, PipeWriter, PipeReader, PipeReader) {
+    let (input, input_end) = std::io::pipe().unwrap();
+    let (output, output_end) = std::io::pipe().unwrap();
+    let (errors, errors_end) = std::io::pipe().unwrap();
+    let fds = StdioFds {
+        stdin: stdin.then(|| OwnedFd::from(input)),
+        stdout: output_end.into(),
+        stderr: errors_end.into(),
+    };
+    (fds, input_end, output, errors)
+}
+
+/// Reads until the text holds a word.
+pub(crate) fn read_until(reader: &mut PipeReader, word: &str) -> String {
+    let mut seen = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&seen);
+        if text.contains(word) {
+            return text.into_owned();
+        }
+        let count = reader.read(&mut piece).unwrap();
+        assert!(count > 0, "no {word:?} in {text:?}");
+        seen.extend_from_slice(&piece[..count]);
+    }
+}
+
 impl Machine {
-    /// Runs with these bytes as stdin (if the process has one), and collects everything.
-    pub(crate) fn run(&mut self, stdin: &[u8]) -> Ran {
-        self.run_watching(stdin, |_| {}, None)
-    }
-
-    /// Runs with `seen` called with each piece of stdout, on another thread.
-    pub(crate) fn run_watching(
-        &mut self,
-        stdin: &[u8],
-        seen: impl FnMut(&[u8]) + Send,
-        events: Option<&mut dyn Events>,
-    ) -> Ran {
-        self.run_full(stdin, Some(seen), events)
-    }
-
-    /// Runs with a stdout that its reader has closed.
-    pub(crate) fn run_with_closed_stdout(&mut self) -> Ran {
-        self.run_full(&[], None::<fn(&[u8])>, None)
-    }
-
-    fn run_full<F: FnMut(&[u8]) + Send>(
-        &mut self,
-        stdin: &[u8],
-        seen: Option<F>,
-        events: Option<&mut dyn Events>,
-    ) -> Ran {
+    /// Boots to the agent.
+    fn boot(&self) -> Result<Guest<'static>, SessionError> {
         let initramfs = self.folder.path().join("initramfs");
         fs::write(&initramfs, guest_artifacts::initramfs()).unwrap();
-        let console_path = self.folder.path().join("console");
         let console = fs::File::options()
             .read(true)
             .append(true)
             .create(true)
-            .open(console_path)
+            .open(self.folder.path().join("console"))
             .unwrap();
         let mut config = VmConfig::new(KERNEL.into(), initramfs, console.try_clone().unwrap());
         config.image_disk.clone_from(&self.images);
         config.writable_disk.clone_from(&self.writable);
         config.vcpus = self.vcpus;
         config.memory_mib = self.memory_mib;
-        let (input, mut input_end) = std::io::pipe().unwrap();
-        let (mut output, output_end) = std::io::pipe().unwrap();
-        let (mut errors, errors_end) = std::io::pipe().unwrap();
-        let mut vm = launch(self.accelerator, &config).unwrap();
-        let mut stages = vm.stages().to_vec();
-        let (pid, kill_when) = (vm.pid(), self.kill_when);
+        let vm = launch(self.accelerator, &config).unwrap();
+        let mut options = Options::new(LIMIT);
+        options.console = Some(console);
+        Guest::connect(vm, options)
+    }
+
+    /// Starts the machine and its main process.
+    pub(crate) fn start(&self) -> Result<Live, SessionError> {
+        let (stdio, stdin, stdout, stderr) = pipes(self.process.stdin);
+        let (handle, main) = self.boot()?.start(self.config(), stdio)?;
+        Ok(Live {
+            handle,
+            main,
+            stdin,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Starts the machine without a main process.
+    pub(crate) fn maintain(&self) -> Result<(Handle, Main), SessionError> {
+        self.boot()?.maintain(self.config())
+    }
+
+    /// Runs with these bytes as stdin (if the process has one), and collects everything.
+    pub(crate) fn run(&self, stdin: &[u8]) -> Ran {
+        self.run_and(stdin, "", |_| {})
+    }
+
+    /// Runs with `ask` called when the process's output first holds `word`.
+    pub(crate) fn run_and(&self, stdin: &[u8], word: &str, ask: impl FnOnce(&Live)) -> Ran {
+        let mut live = match self.start() {
+            Ok(live) => live,
+            Err(error) => {
+                return Ran {
+                    outcome: Err(error),
+                    stages: Vec::new(),
+                    stdout: Vec::new(),
+                    stderr: Vec::new(),
+                };
+            }
+        };
+        let mut input = live.stdin.try_clone().unwrap();
+        let mut errors = live.stderr.try_clone().unwrap();
         thread::scope(|scope| {
             scope.spawn(move || {
-                // A process that does not read its stdin, or none that has one: then this fails when the session ends.
-                let _ = input_end.write_all(stdin);
-            });
-            let collected = scope.spawn(move || {
-                let Some(mut seen) = seen else {
-                    drop(output);
-                    return Vec::new();
-                };
-                let mut all = Vec::new();
-                let mut piece = vec![0; 65536];
-                loop {
-                    let count = output.read(&mut piece).unwrap();
-                    if count == 0 {
-                        return all;
-                    }
-                    all.extend_from_slice(&piece[..count]);
-                    seen(&piece[..count]);
-                    if kill_when.is_some_and(|word| String::from_utf8_lossy(&all).contains(word)) {
-                        let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-                    }
-                }
+                // A process that does not read its stdin, or none that has one: then this fails when the machine ends.
+                let _ = input.write_all(stdin);
             });
             let complaints = scope.spawn(move || {
                 let mut all = Vec::new();
                 errors.read_to_end(&mut all).unwrap();
                 all
             });
-            let mut options = Options::new(LIMIT);
-            options.console = Some(&console);
-            if let Some(events) = events {
-                options.events = Some(events);
-            }
-            let outcome = Session::connect(&mut vm, options).and_then(|mut session| {
-                session.start(self.config())?;
-                stages.extend_from_slice(session.stages());
-                session.run(&Stdio {
-                    stdin: self.process.stdin.then(|| input.as_fd()),
-                    stdout: output_end.as_fd(),
-                    stderr: errors_end.as_fd(),
-                })
-            });
-            drop((input, output_end, errors_end));
+            let mut stdout = read_until(&mut live.stdout, word).into_bytes();
+            ask(&live);
+            let Live {
+                handle,
+                main,
+                stdin,
+                stdout: mut rest,
+                ..
+            } = live;
+            drop(stdin);
+            rest.read_to_end(&mut stdout).unwrap();
+            let outcome = main.wait();
             // At once, as a power cut would: what has been told must be true by now.
-            drop(vm);
+            drop(main);
             Ran {
                 outcome,
-                stages,
-                stdout: collected.join().unwrap(),
+                stages: handle.stages().to_vec(),
+                stdout,
                 stderr: complaints.join().unwrap(),
             }
         })
@@ -304,6 +398,7 @@ impl Machine {
             },
             writable: self.writable.as_ref().map(|_| "/dev/vdb".into()),
             read_only_rootfs: self.read_only_rootfs,
+            shares: Vec::new(),
             mounts: self.mounts.clone(),
             files: self.files.clone(),
             shm_bytes: self.shm_bytes,

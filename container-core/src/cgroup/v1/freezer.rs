@@ -31,3 +31,8 @@ pub(in crate::cgroup) fn set(directory: &Directory, frozen: bool) -> Result<()> 
         std::thread::sleep(Duration::from_millis(1));
     }
 }
+
+pub(in crate::cgroup) fn is_set(directory: &Directory) -> Result<bool> {
+    let state = directory.read(STATE)?.unwrap_or_default();
+    Ok(matches!(state.trim(), "FROZEN" | "FREEZING"))
+}

@@ -25,3 +25,7 @@ pub(in crate::cgroup) fn set(directory: &Directory, frozen: bool) -> Result<()> 
     }
     Ok(())
 }
+
+pub(in crate::cgroup) fn is_set(directory: &Directory) -> Result<bool> {
+    Ok(directory.number("cgroup.freeze")? == Some(1))
+}

@@ -46,6 +46,49 @@ pub(crate) fn create(path: &CStr, flags: i32, mode: u32) -> Result<Fd> {
     Ok(Fd::own(fd))
 }
 
+/// Opens a directory by its name in another one.
+pub(crate) fn open_directory_in(directory: &Fd, name: &CStr) -> Result<Fd> {
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    let arguments = [
+        directory.0 as usize,
+        name.as_ptr() as usize,
+        flags as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the name ends in a zero byte.
+    unsafe { call(libc::SYS_openat, arguments) }.map(Fd::own)
+}
+
+/// A file in memory that can be executed.
+pub(crate) fn memory_file(name: &CStr) -> Result<Fd> {
+    let make = |flags: u32| {
+        let arguments = [name.as_ptr() as usize, flags as usize, 0, 0, 0, 0];
+        // SAFETY: the name ends in a zero byte.
+        unsafe { call(libc::SYS_memfd_create, arguments) }.map(Fd::own)
+    };
+    match make(libc::MFD_CLOEXEC | libc::MFD_EXEC) {
+        // Kernels before 6.3 do not know the second flag, and make every such file executable.
+        Err(Errno(libc::EINVAL)) => make(libc::MFD_CLOEXEC),
+        other => other,
+    }
+}
+
+/// The same open file under a number of at least `least`.
+pub(crate) fn raise(fd: &Fd, least: i32) -> Result<Fd> {
+    let arguments = [
+        fd.0 as usize,
+        libc::F_DUPFD_CLOEXEC as usize,
+        least as usize,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: F_DUPFD_CLOEXEC takes a number.
+    unsafe { call(libc::SYS_fcntl, arguments) }.map(Fd::own)
+}
+
 pub(crate) fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     let arguments = [
         fd.0 as usize,
@@ -124,6 +167,23 @@ pub(crate) fn change_owner(fd: i32, uid: u32, gid: u32) -> Result<()> {
     let arguments = [fd as usize, uid as usize, gid as usize, 0, 0, 0];
     // SAFETY: fchown takes numbers.
     unsafe { call(libc::SYS_fchown, arguments) }.map(drop)
+}
+
+/// Whether a descriptor is a directory's.
+pub(crate) fn is_directory(fd: &Fd) -> Result<bool> {
+    // SAFETY: stat is plain numbers; all zeros is a value.
+    let mut found: libc::stat = unsafe { core::mem::zeroed() };
+    let arguments = [
+        fd.0 as usize,
+        core::ptr::from_mut(&mut found) as usize,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes one stat.
+    unsafe { call(libc::SYS_fstat, arguments) }?;
+    Ok(found.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
 pub(crate) fn make_directory(path: &CStr, mode: u32) -> Result<()> {

@@ -51,31 +51,7 @@ pub(crate) unsafe fn call(number: i64, arguments: [usize; 6]) -> Result<usize> {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self.0 {
-            libc::EPERM => "operation not permitted",
-            libc::ENOENT => "no such file or directory",
-            libc::EIO => "input/output error",
-            libc::ENXIO => "no such device or address",
-            libc::E2BIG => "argument list too long",
-            libc::ENOEXEC => "exec format error",
-            libc::EAGAIN => "resource temporarily unavailable",
-            libc::ENOMEM => "cannot allocate memory",
-            libc::EACCES => "permission denied",
-            libc::EBUSY => "device or resource busy",
-            libc::EEXIST => "file exists",
-            libc::ENODEV => "no such device",
-            libc::ENOTDIR => "not a directory",
-            libc::EISDIR => "is a directory",
-            libc::EINVAL => "invalid argument",
-            libc::ENOSPC => "no space left on device",
-            libc::EROFS => "read-only file system",
-            libc::ENAMETOOLONG => "file name too long",
-            libc::ENOSYS => "function not implemented",
-            libc::ELOOP => "too many levels of symbolic links",
-            libc::EUCLEAN => "structure needs cleaning",
-            other => return write!(f, "error {other}"),
-        };
-        f.write_str(text)
+        guest_freestanding::errno::describe(self.0).fmt(f)
     }
 }
 

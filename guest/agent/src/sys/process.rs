@@ -22,19 +22,31 @@ pub(crate) struct Ended {
 #[repr(align(16))]
 pub(crate) struct ChildStack(pub(crate) [u8; 16 << 10]);
 
-/// Makes a child as PID 1 of a new PID namespace, and gives its number and a pidfd. The child shares this process's memory,
-/// runs `run(argument)` on `stack`, and this process stands still until the child has executed a program or ended: nothing
-/// is copied, which is most of what a fork costs where the kernel is emulated, and what the child wrote can be read here.
+/// Where a child's number comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Namespace {
+    /// A new PID namespace, whose PID 1 it is.
+    New,
+    /// The one that [`join_namespace`] has named, or else the agent's own.
+    Joined,
+}
+
+/// Makes a child, and gives its number and a pidfd. The child shares this process's memory, runs `run(argument)` on `stack`,
+/// and this process stands still until the child has executed a program or ended: nothing is copied, which is most of what a
+/// fork costs where the kernel is emulated, and what the child wrote can be read here.
 ///
 /// # Safety
 /// `argument` must be valid for `run` until this returns, and `run` must not unwind.
 pub(crate) unsafe fn spawn(
+    namespace: Namespace,
     stack: &mut ChildStack,
     run: extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> Result<(u32, Fd)> {
-    let flags =
-        libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_NEWPID | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    if namespace == Namespace::New {
+        flags |= libc::CLONE_NEWPID;
+    }
     let mut pidfd = -1i32;
     let top = stack.0.as_mut_ptr_range().end;
     // SAFETY: `top` is the end of a stack of the child's own, aligned to 16; the kernel writes a descriptor to `pidfd`; the
@@ -44,6 +56,20 @@ pub(crate) unsafe fn spawn(
         return Err(Errno(-result as i32));
     }
     Ok((result as u32, Fd::own(pidfd as usize)))
+}
+
+/// Puts every child from now on in the PID namespace of this process.
+pub(crate) fn join_namespace(pidfd: &Fd) -> Result<()> {
+    let arguments = [
+        pidfd.number() as usize,
+        libc::CLONE_NEWPID as usize,
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: setns takes numbers.
+    unsafe { call(libc::SYS_setns, arguments) }.map(drop)
 }
 
 /// clone(2) onto another stack.
@@ -99,6 +125,25 @@ pub(crate) fn execute(path: &CStr, arguments: &[*const u8], environment: &[*cons
     }
 }
 
+/// As [`execute`], of an open file. Not for scripts, whose interpreter would find the file closed.
+pub(crate) fn execute_file(file: &Fd, arguments: &[*const u8], environment: &[*const u8]) -> Errno {
+    debug_assert!(arguments.last().is_some_and(|last| last.is_null()));
+    debug_assert!(environment.last().is_some_and(|last| last.is_null()));
+    let parameters = [
+        file.number() as usize,
+        c"".as_ptr() as usize,
+        arguments.as_ptr() as usize,
+        environment.as_ptr() as usize,
+        libc::AT_EMPTY_PATH as usize,
+        0,
+    ];
+    // SAFETY: as in `execute`, with an empty path.
+    match unsafe { call(libc::SYS_execveat, parameters) } {
+        Err(error) => error,
+        Ok(_) => Errno(libc::EIO),
+    }
+}
+
 pub(crate) fn exit(code: i32) -> ! {
     loop {
         // SAFETY: exit_group takes a number and does not return.
@@ -139,6 +184,17 @@ pub(crate) fn kill(pid: u32, signal: i32) -> Result<()> {
     let arguments = [pid as usize, signal as usize, 0, 0, 0, 0];
     // SAFETY: kill takes numbers.
     unsafe { call(libc::SYS_kill, arguments) }.map(drop)
+}
+
+/// Kills every process but the agent.
+pub(crate) fn kill_all() -> Result<()> {
+    let arguments = [usize::MAX, libc::SIGKILL as usize, 0, 0, 0, 0];
+    // SAFETY: kill takes numbers; -1 leaves PID 1 and the caller out.
+    match unsafe { call(libc::SYS_kill, arguments) } {
+        // There is nobody else.
+        Ok(_) | Err(Errno(libc::ESRCH)) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 pub(crate) fn new_session() -> Result<()> {
@@ -302,8 +358,15 @@ mod tests {
             let mut stack = alloc::boxed::Box::new(ChildStack([0; 16 << 10]));
             let mut cell = 0i32;
             // SAFETY: `cell` outlives the call, and `run` never unwinds.
-            let (pid, pidfd) =
-                unsafe { spawn(&mut stack, run, core::ptr::from_mut(&mut cell).cast()) }.unwrap();
+            let (pid, pidfd) = unsafe {
+                spawn(
+                    Namespace::New,
+                    &mut stack,
+                    run,
+                    core::ptr::from_mut(&mut cell).cast(),
+                )
+            }
+            .unwrap();
             // SAFETY: `cell` is a valid int, written by the child meanwhile.
             assert_eq!(unsafe { (&raw const cell).read_volatile() }, 42);
             assert_eq!(wait(pid).unwrap().status, 7 << 8);

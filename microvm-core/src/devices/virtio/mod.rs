@@ -3,6 +3,7 @@
 
 pub(crate) mod blk;
 pub(crate) mod console;
+pub(crate) mod fs;
 pub(crate) mod mmio;
 pub(crate) mod queue;
 pub(crate) mod rng;

@@ -238,9 +238,7 @@ impl VirtQueue {
         let mut chain = Chain::default();
         let mut left = u32::from(self.queue.size()) * ROUNDS;
         loop {
-            self.queue
-                .disable_notification(memory.as_ref())
-                .map_err(|_| Broken)?;
+            self.no_notification()?;
             loop {
                 match self.pop(&mut chain)? {
                     Popped::Empty => break,
@@ -259,6 +257,17 @@ impl VirtQueue {
             if !self.want_notification()? {
                 return Ok(());
             }
+        }
+    }
+
+    /// Asks not to be notified: the queue is looked at in any case.
+    pub(crate) fn no_notification(&mut self) -> Result<(), Broken> {
+        match self.queue.ready() {
+            true => self
+                .queue
+                .disable_notification(self.memory.as_ref())
+                .map_err(|_| Broken),
+            false => Ok(()),
         }
     }
 

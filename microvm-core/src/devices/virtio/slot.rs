@@ -176,7 +176,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::devices::virtio::mmio::tests::RUNNING;
     use crate::devices::virtio::mmio::{VERSION_1, status};
-    use crate::devices::virtio::testing::Rings;
+    use crate::devices::virtio::testing::{LARGEST, Rings};
 
     /// A device on the bus, driven by registers and rings as a guest drives it.
     pub(crate) struct Machine {
@@ -193,7 +193,7 @@ pub(crate) mod tests {
             let rings = sizes
                 .iter()
                 .enumerate()
-                .map(|(at, size)| Rings::new(at as u64, *size))
+                .map(|(at, size)| Rings::new(at as u64, (*size).min(LARGEST)))
                 .collect();
             Self {
                 memory,
@@ -229,6 +229,7 @@ pub(crate) mod tests {
             for (number, rings) in self.rings.iter().enumerate() {
                 let [table, available, used] = rings.addresses();
                 self.put(register::QUEUE_SELECT, number as u32);
+                self.put(register::QUEUE_SIZE, rings.size().into());
                 self.put(register::QUEUE_TABLE_LOW, table as u32);
                 self.put(register::QUEUE_AVAILABLE_LOW, available as u32);
                 self.put(register::QUEUE_USED_LOW, used as u32);

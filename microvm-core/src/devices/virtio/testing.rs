@@ -18,6 +18,9 @@ const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
 const EACH: u64 = 0x3000;
 
+/// The largest queue whose rings have room there.
+pub(crate) const LARGEST: u16 = 256;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Descriptor {
     pub(crate) at: u64,
@@ -70,6 +73,10 @@ impl Rings {
             available: 0,
             free: 0,
         }
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
     }
 
     /// The addresses of descriptor table, available ring and used ring.

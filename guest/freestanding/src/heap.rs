@@ -4,10 +4,9 @@
 //! guest's kernel a fault and a page's clearing.
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
-
-use crate::sys;
 
 /// The smallest piece, which holds a list's link.
 const LEAST: usize = 16;
@@ -93,24 +92,43 @@ impl State {
             return true;
         }
         let length = size.max(MORE);
-        let arguments = [
-            0,
-            length,
-            (libc::PROT_READ | libc::PROT_WRITE) as usize,
-            (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as usize,
-            usize::MAX,
-            0,
-        ];
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        match unsafe { sys::call(libc::SYS_mmap, arguments) } {
-            Ok(address) => {
-                self.fresh = address as *mut u8;
+        match map(length) {
+            Some(address) => {
+                self.fresh = address;
                 self.left = length;
                 true
             }
-            Err(_) => false,
+            None => false,
         }
     }
+}
+
+/// Asks the kernel for memory: zero, and aligned to a page.
+fn map(length: usize) -> Option<*mut u8> {
+    /// Linux's numbers on x86-64: mmap(2), and what it takes.
+    const MMAP: isize = 9;
+    const READ_WRITE: usize = 1 | 2;
+    const PRIVATE_ANONYMOUS: usize = 2 | 0x20;
+    let result: isize;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches nothing that exists. The registers are
+    // x86-64's for system calls: rcx and r11 are overwritten, everything else is kept.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") MMAP => result,
+            in("rdi") 0,
+            in("rsi") length,
+            in("rdx") READ_WRITE,
+            in("r10") PRIVATE_ANONYMOUS,
+            in("r8") usize::MAX,
+            in("r9") 0,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    // Errors are the last page of numbers: MAX_ERRNO in include/linux/err.h.
+    (!(-4095..0).contains(&result)).then_some(result as *mut u8)
 }
 
 /// Which power of two holds this; alignments beyond a page are not given.

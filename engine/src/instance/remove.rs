@@ -1,0 +1,113 @@
+//! Removing instances, and giving them other names.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::record::{Record, read_record, write_record};
+use super::{Lock, drop_name, find, ignore_missing, short, sweep, take_name};
+use crate::error::{Error, Result};
+use crate::home::Home;
+use crate::names;
+use crate::volume;
+
+/// How long `rm -f` waits for the owner of a killed instance to let go of it. Killing a VM's process frees all of its
+/// memory first, which takes up to a second for many GiB.
+const OWNER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Removes an instance's directory and name. Every step can be repeated after a kill in between.
+pub(super) fn remove_state(home: &Home, id: &str, name: &str) -> Result<()> {
+    let trash = home.trash().join(id);
+    let directory = home.instance(id);
+    match fs::rename(&directory, &trash) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(Error::io("rename", &directory, e)),
+    }
+    if !name.is_empty() {
+        drop_name(home, name, id)?;
+    }
+    ignore_missing(fs::remove_dir_all(&trash)).map_err(|e| Error::io("remove", &trash, e))
+}
+
+/// Removes everything of an instance that nobody owns any more, its anonymous volumes too if `volumes`.
+pub(crate) fn remove_all(home: &Home, record: &Record, volumes: bool) -> Result<()> {
+    if volumes {
+        // While the record still names them, so that a kill in between can be made good.
+        volume::remove_anonymous(home, &record.id, &record.spec.mounts)?;
+    }
+    remove_state(home, &record.id, &record.name)
+}
+
+/// Removes an instance; with `force` a running one too, whose processes are killed first. With `volumes` its anonymous
+/// volumes go as well.
+///
+/// # Errors
+/// [`Error::NoSuchInstance`], [`Error::RemoveRunning`], [`Error::Io`].
+pub fn remove(home: &Home, wanted: &str, force: bool, volumes: bool) -> Result<()> {
+    let id = find(home, wanted)?;
+    let active = home.active().join(&id);
+    if let Ok(lock) = File::open(&active) {
+        if !force && matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            return Err(Error::RemoveRunning(wanted.to_owned()));
+        }
+        if force {
+            crate::client::end_at_once(home, &id);
+        }
+        // The owner sees its process end, settles the instance and lets go of the lock.
+        let deadline = Instant::now() + OWNER_PATIENCE;
+        loop {
+            container_core::cgroup::remove_by_id(&id)?;
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Error::RemoveRunning(wanted.to_owned()));
+                }
+                Err(TryLockError::Error(e)) => return Err(Error::io("lock", &active, e)),
+            }
+        }
+        drop(lock);
+        sweep::settle(home, &id)?;
+    }
+    let record = match read_record(home, &id) {
+        Ok(record) => record,
+        // It removed itself at its end.
+        Err(Error::Io { .. }) if !home.instance(&id).exists() => return Ok(()),
+        // Whatever is damaged is removed all the same, if it is said twice.
+        Err(error) if !force => return Err(error),
+        Err(_) => return remove_state(home, &id, &sweep::name_of(home, &id)?),
+    };
+    let lock = Lock::take(home, &id)?;
+    remove_all(home, &record, volumes)?;
+    lock.release()
+}
+
+/// Gives an instance another name.
+///
+/// # Errors
+/// [`Error::InvalidName`], [`Error::NameTaken`], [`Error::NoSuchInstance`].
+pub fn rename(home: &Home, wanted: &str, name: &str) -> Result<()> {
+    let id = find(home, wanted)?;
+    if !names::is_valid(name) {
+        return Err(Error::InvalidName(name.to_owned()));
+    }
+    let mut record = read_record(home, &id)?;
+    if record.name == name {
+        return Err(Error::InvalidValue {
+            flag: "rename",
+            value: name.to_owned(),
+            reason: format!(
+                "renaming a container with the same name as its current name ({})",
+                short(&id)
+            ),
+        });
+    }
+    // The new name first: after a kill in between the instance has both, and the record says which is shown.
+    take_name(home, name, &id)?;
+    let old = std::mem::replace(&mut record.name, name.to_owned());
+    write_record(home, &record)?;
+    drop_name(home, &old, &id)
+}

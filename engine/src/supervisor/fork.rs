@@ -1,0 +1,97 @@
+//! The supervisor's process.
+
+use std::os::fd::AsRawFd;
+
+use nix::sys::signal::Signal;
+
+use super::protocol::system;
+use super::{Launch, Supervisor, null};
+use crate::error::Result;
+use crate::signals::Signals;
+
+/// Its name, as `ps -o comm` shows it; at most 15 bytes.
+const NAME: &[u8] = b"plimsoll-sup\0";
+
+/// Forks the supervisor of an instance. This process's copies of the lock and of the descriptors are closed.
+///
+/// # Errors
+/// When the system has no room for another process. Nothing is started then.
+pub(crate) fn spawn(launch: Launch) -> Result<()> {
+    // SAFETY: this process has one thread (the command line's), so that the child may do whatever this process may.
+    match unsafe { libc::fork() } {
+        0 => be_supervisor(launch),
+        pid if pid < 0 => Err(system("start the instance's supervisor")),
+        _ => Ok(()),
+    }
+}
+
+/// Closes every descriptor that is not the supervisor's: the command's end of the link, and whatever it has inherited, which
+/// would stay open as long as the instance runs.
+fn close_the_rest(launch: &Launch) -> Result<()> {
+    let sinks = launch.starter.sinks.iter().flatten().map(AsRawFd::as_raw_fd);
+    let mut kept: Vec<u32> = [0, 1, 2, launch.lock.number(), launch.starter.link.number()]
+        .into_iter()
+        .chain(sinks)
+        .map(i32::cast_unsigned)
+        .collect();
+    kept.sort_unstable();
+    let mut from = 0;
+    for fd in kept.into_iter().chain([u32::MAX]) {
+        if from < fd {
+            // SAFETY: what is closed belongs to values of the command's, which this process never touches again: it ends by
+            // _exit, without destructors.
+            if unsafe { libc::syscall(libc::SYS_close_range, from, fd - 1, 0) } != 0 {
+                return Err(system("let go of the command's descriptors"));
+            }
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn be_supervisor(launch: Launch) -> ! {
+    let _guard = NoReturn;
+    if let Ok(signals) = close_the_rest(&launch).and_then(|()| isolate()) {
+        let (supervisor, lock) = Supervisor::new(launch, signals);
+        supervisor.run(lock);
+    }
+    // SAFETY: _exit ends the process without destructors or exit handlers, which belong to the command.
+    unsafe { libc::_exit(0) }
+}
+
+/// Cuts the process off from the command that started it.
+fn isolate() -> Result<Signals> {
+    // SAFETY: prctl reads the name, which ends in a zero; setsid has no arguments; neither signal has a handler of ours.
+    unsafe {
+        libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
+        libc::setsid();
+        // Who reads the instance's output may go at any time. A container's process gets its signals reset.
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+    }
+    let signals = Signals::only(&[Signal::SIGTERM])?;
+    let null = null()?;
+    for standard in 0..=2 {
+        // SAFETY: dup2 takes two numbers; what was there is the command's, which has its own copy.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            return Err(system("let go of the command's standard streams"));
+        }
+    }
+    Ok(signals)
+}
+
+/// Gives back what starting has used: an idle supervisor is there as long as its instance.
+pub(super) fn shrink() {
+    // SAFETY: malloc_trim gives the kernel pages that the allocator does not use.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Ends the process should a panic unwind to where the command's code begins.
+struct NoReturn;
+
+impl Drop for NoReturn {
+    fn drop(&mut self) {
+        // SAFETY: as in `be_supervisor`.
+        unsafe { libc::_exit(101) }
+    }
+}

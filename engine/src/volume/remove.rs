@@ -1,0 +1,134 @@
+//! Removing volumes that nobody uses.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::hold::{self, Alone};
+use super::{Use, Volume, VolumeError, check_name, list, users, uses};
+use crate::error::Result;
+use crate::home::Home;
+use crate::mount::{MountKind, MountSpec};
+
+/// What a prune did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// The volumes that are gone.
+    pub names: Vec<String>,
+    /// Bytes that their files had.
+    pub bytes: u64,
+}
+
+/// Volumes looked at together: each costs an open file.
+const CHUNK: usize = 128;
+
+/// Removes a volume.
+///
+/// # Errors
+/// [`VolumeError::NotFound`]; [`VolumeError::InUse`] while an instance has it, running or not; [`Error::Io`].
+pub fn remove(home: &Home, name: &str) -> Result<()> {
+    let missing = || VolumeError::NotFound(name.to_owned());
+    check_name(name).map_err(|_| missing())?;
+    let in_use = |by| VolumeError::InUse {
+        name: name.to_owned(),
+        by,
+    };
+    let held = match hold::alone(home, name)? {
+        Alone::Held(held) => held,
+        Alone::Missing => return Err(missing().into()),
+        Alone::Busy => return Err(in_use(vec!["an instance that is being made".into()]).into()),
+    };
+    // Only now: whoever takes the volume from here on finds it held.
+    let by = users(&uses(home)?, name);
+    if !by.is_empty() {
+        return Err(in_use(by).into());
+    }
+    hold::discard(home, name, held)
+}
+
+/// Removes all volumes that no instance has and `wanted` picks.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::DamagedState`]; those removed before stay removed.
+pub fn prune(home: &Home, wanted: &dyn Fn(&Volume) -> bool) -> Result<Pruned> {
+    let mut pruned = Pruned::default();
+    let candidates: Vec<Volume> = list(home)?.into_iter().filter(|v| wanted(v)).collect();
+    for chunk in candidates.chunks(CHUNK) {
+        let mut held = Vec::new();
+        for volume in chunk {
+            if let Alone::Held(lock) = hold::alone(home, &volume.name)? {
+                held.push((volume, lock));
+            }
+        }
+        let uses = uses(home)?;
+        for (volume, lock) in held {
+            if users(&uses, &volume.name).is_empty() {
+                let bytes = bytes_in(&volume.mountpoint);
+                hold::discard(home, &volume.name, lock)?;
+                pruned.bytes += bytes;
+                pruned.names.push(volume.name.clone());
+            }
+        }
+    }
+    Ok(pruned)
+}
+
+/// Removes the anonymous volumes among an instance's mounts, for `rm -v` and `--rm`; those that another instance has too (by
+/// `--volumes-from`) stay for that one. `instance` is the identifier of the one that goes, whose own record does not count.
+///
+/// Can be repeated after a kill in between, before the record is removed.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::DamagedState`].
+pub fn remove_anonymous(home: &Home, instance: &str, mounts: &[MountSpec]) -> Result<()> {
+    let anonymous: Vec<&str> = mounts
+        .iter()
+        .filter_map(|mount| match &mount.kind {
+            MountKind::Volume(volume) if volume.anonymous => volume.name.as_deref(),
+            _ => None,
+        })
+        .collect();
+    // Without any, no record need be read.
+    for name in anonymous {
+        let Alone::Held(held) = hold::alone(home, name)? else {
+            continue;
+        };
+        let others: Vec<Use> = uses(home)?
+            .into_iter()
+            .filter(|one| one.instance != instance)
+            .collect();
+        if users(&others, name).is_empty() {
+            hold::discard(home, name, held)?;
+        }
+    }
+    Ok(())
+}
+
+/// The sizes of all files below a directory, hard links once: what docker counts. What cannot be read counts nothing.
+fn bytes_in(top: &Path) -> u64 {
+    let mut bytes = 0_u64;
+    let mut linked = HashSet::new();
+    let mut ahead = vec![top.to_owned()];
+    while let Some(directory) = ahead.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                ahead.push(entry.path());
+            } else if metadata.nlink() == 1 || linked.insert((metadata.dev(), metadata.ino())) {
+                bytes = bytes.saturating_add(metadata.len());
+            }
+        }
+    }
+    bytes
+}
+
+/// Finishes what killed processes left undone.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sweep(home: &Home) -> Result<()> {
+    hold::sweep(home)
+}
