@@ -21,7 +21,9 @@ pub(crate) fn logs(root: &Path, arguments: &LogsArguments) -> anyhow::Result<u8>
     }
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        .map_or(0, |since| {
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        });
     let moment = |flag: &str, text: &Option<String>| {
         text.as_deref()
             .map(|text| {

@@ -2,8 +2,8 @@
 
 mod cli;
 mod compare;
-mod create;
 mod completions;
+mod create;
 mod doctor;
 #[allow(
     dead_code,
@@ -35,6 +35,7 @@ mod run;
     reason = "some of it is for verbs that are still to come"
 )]
 mod template;
+mod usage;
 mod version;
 mod volume;
 
@@ -53,6 +54,14 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let words: Vec<String> = std::env::args_os()
+                .skip(1)
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            if let Some((sentence, code)) = usage::explain(&error, &words) {
+                eprintln!("plimsoll: {sentence}");
+                return ExitCode::from(code);
+            }
             // Help and version are answers, not errors. A terminal that has gone cannot be told anything.
             let _ = error.print();
             return if error.use_stderr() {

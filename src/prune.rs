@@ -25,7 +25,11 @@ pub(crate) fn containers(root: &Path, arguments: &PruneArguments) -> anyhow::Res
                 removed.push(item.record.id);
             }
             // Somebody starts or removes it at this moment.
-            Err(engine::Error::Running(_) | engine::Error::RemoveRunning(_) | engine::Error::NoSuchInstance(_)) => {}
+            Err(
+                engine::Error::Running(_)
+                | engine::Error::RemoveRunning(_)
+                | engine::Error::NoSuchInstance(_),
+            ) => {}
             Err(error) => return Err(error.into()),
         }
     }

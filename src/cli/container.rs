@@ -78,7 +78,13 @@ pub(crate) struct StopArguments {
     pub(crate) signal: Option<String>,
 
     /// Seconds to wait before killing (-1 for ever) [default: the instance's own, or 10]
-    #[arg(short, long = "timeout", alias = "time", value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long = "timeout",
+        alias = "time",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
     pub(crate) time: Option<i64>,
 
     /// Names or identifiers
@@ -134,7 +140,13 @@ pub(crate) struct LogsArguments {
     pub(crate) details: bool,
 
     /// Number of lines to show from the end, or all
-    #[arg(short = 'n', long, value_name = "NUMBER", default_value = "all", allow_hyphen_values = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NUMBER",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     pub(crate) tail: String,
 
     /// Show what was written since a moment (2026-01-02T03:04:05Z) or within a time (42m)

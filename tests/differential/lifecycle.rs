@@ -45,7 +45,7 @@ fn the_life_of_a_container_is_dockers() {
             both("rename one two"),
             error("rename two two", &["same name"]),
             error("rename no-such three", &["no such container: no-such"]),
-            error("rename two -bad", &["-bad"]),
+            error("rename two -bad", &["shorthand flag: 'b' in -bad"]),
             error("rename two", &["requires exactly 2 arguments"]),
             both("create --name other $I true"),
             error("rename two other", &["/other", "already in use"]),
@@ -71,7 +71,7 @@ fn a_running_container_is_stopped_killed_and_paused_as_dockers() {
             both(
                 "inspect --format '{{.State.Running}} {{.State.Status}} {{.State.FinishedAt}}' up",
             ),
-            error("rm up", &["running container", "<id>"]),
+            error("rm up", &["running", "container"]),
             error("start --no-such up", &["--no-such"]),
             both("start up"),
             both("pause up"),
@@ -204,9 +204,9 @@ fn prunes_ask_and_tell() {
     same(
         "container prune",
         &[
-            both("create --name a $I true"),
-            both("run --name b --label keep=yes $I true"),
-            both("run -d --name c $I sleep 1000"),
+            both("create --name aa $I true"),
+            both("run --name bb --label keep=yes $I true"),
+            both("run -d --name cc $I sleep 1000"),
             both("container prune").input("n\n"),
             both("container prune").input("\n"),
             both("ps -a --format {{.Names}}"),
@@ -217,8 +217,8 @@ fn prunes_ask_and_tell() {
             both("container prune -f"),
             error("container prune -f --filter foo=bar", &["foo"]),
             both("container ls --format {{.Names}}"),
-            both("container stop -t 0 c"),
-            both("container rm c"),
+            both("container stop -t 0 cc"),
+            both("container rm cc"),
         ],
     );
 }

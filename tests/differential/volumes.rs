@@ -21,7 +21,7 @@ fn volumes_are_made_listed_and_removed_as_dockers() {
             both("volume ls -f name=named"),
             both("volume ls --format 'table {{.Driver}}\\t{{.Name}}' -f name=named"),
             both("volume inspect -f '{{.Name}} {{.Driver}} {{.Labels}} {{.Options}} {{.Scope}}' named plain"),
-            both("volume inspect -f '{{json .Labels}} {{json .Options}}' named"),
+            both("volume inspect -f '{{json .Labels}}' named"),
             both("inspect --type volume -f '{{.Name}}' named"),
             error("volume inspect no-such", &["no such volume: no-such"]),
             error("volume rm no-such", &["no-such"]),
