@@ -23,6 +23,7 @@ mod rm;
 mod rmi;
 mod run;
 mod template;
+mod usage;
 mod version;
 mod volume;
 mod watch;
@@ -42,6 +43,14 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            let words: Vec<String> = std::env::args_os()
+                .skip(1)
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            if let Some((sentence, code)) = usage::explain(&error, &words) {
+                eprintln!("plimsoll: {sentence}");
+                return ExitCode::from(code);
+            }
             // Help and version are answers, not errors. A terminal that has gone cannot be told anything.
             let _ = error.print();
             return if error.use_stderr() {
