@@ -75,7 +75,7 @@ pub enum Error {
     },
     /// The name is in use.
     #[error(
-        "the name {name:?} is already in use by instance {holder}: remove it (`plimsoll rm {holder}`) or choose another name"
+        "the container name \"/{name}\" is already in use by container \"{holder}\": you have to remove (or rename) that container to be able to reuse that name"
     )]
     NameTaken {
         /// The name asked for.

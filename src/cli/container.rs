@@ -191,6 +191,10 @@ pub(crate) struct PruneArguments {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) force: bool,
+
+    /// Only those that fit, such as label=tier=front, label!=keep, until=24h
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
 }
 
 #[derive(Debug, Args)]
