@@ -54,6 +54,16 @@ pub(crate) enum Verb {
     Report(ReportArguments),
     /// Run a command natively, in a container and in a VM, and print what each way costs
     Compare(CompareArguments),
+    /// Run OCI bundles with runc's command line, as an engine's runtime (`plimsoll oci --help`)
+    #[command(disable_help_flag = true)]
+    Oci(OciArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OciArguments {
+    /// What `plimsoll oci --help` lists
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<std::ffi::OsString>,
 }
 
 /// What `run` and `compare` share: what to run, and in what.

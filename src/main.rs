@@ -6,6 +6,7 @@ mod doctor;
 mod images;
 mod import;
 mod load;
+mod oci;
 mod output;
 mod ps;
 mod report;
@@ -25,6 +26,9 @@ const ENGINE_FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     restore_broken_pipes();
+    if let Some(arguments) = oci::arguments() {
+        return ExitCode::from(oci::main(arguments));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -67,6 +71,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Version => version::long(&cli.root),
         Verb::Report(arguments) => report::report(arguments),
         Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
+        Verb::Oci(arguments) => Ok(oci::main(arguments.arguments.clone())),
     }
 }
 
