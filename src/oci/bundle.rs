@@ -70,7 +70,10 @@ fn read_json(path: &Path) -> Result<Value> {
 
 /// Capabilities that do not exist are warned of and left out, as the specification has it.
 fn drop_unknown_capabilities(process: &mut Value, log: &Log) {
-    let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else {
+    let Some(sets) = process
+        .get_mut("capabilities")
+        .and_then(Value::as_object_mut)
+    else {
         return;
     };
     let mut unknown = Vec::new();
@@ -84,7 +87,9 @@ fn drop_unknown_capabilities(process: &mut Value, log: &Log) {
         });
     }
     for name in unknown {
-        log.warn(&format!("process.capabilities: {name} is unknown and left out"));
+        log.warn(&format!(
+            "process.capabilities: {name} is unknown and left out"
+        ));
     }
 }
 
@@ -97,7 +102,12 @@ fn check(spec: &Spec) -> Result<()> {
         .split('.')
         .map(str::parse::<u32>);
     let complete = matches!(
-        (numbers.next(), numbers.next(), numbers.next(), numbers.next()),
+        (
+            numbers.next(),
+            numbers.next(),
+            numbers.next(),
+            numbers.next()
+        ),
         (Some(Ok(1)), Some(Ok(_)), Some(Ok(_)), None)
     );
     if !complete {
@@ -123,7 +133,9 @@ mod tests {
         for good in ["1.0.0", "1.0.2-dev", "1.2.1", "1.3.0", "1.0.0-rc5+build"] {
             of(good).unwrap();
         }
-        for bad in ["", "2.0.0", "0.9.0", "1", "1.2", "1.x.0", "1.0.0.0", "v1.0.0"] {
+        for bad in [
+            "", "2.0.0", "0.9.0", "1", "1.2", "1.x.0", "1.0.0.0", "v1.0.0",
+        ] {
             assert!(of(bad).is_err(), "{bad}");
         }
     }

@@ -6,11 +6,11 @@ use anyhow::{Result, anyhow, bail};
 use container_core::{Exec, Stdio, exec};
 use oci_spec::runtime::{Capabilities, Capability, Process, User};
 
+use super::Runtime;
 use super::arguments::ExecArguments;
 use super::bundle::read_process;
 use super::console::{self, Signals};
 use super::state::{Container, Status};
-use super::Runtime;
 
 impl Runtime {
     pub(super) fn exec(&self, arguments: &ExecArguments) -> Result<u8> {
@@ -34,15 +34,25 @@ impl Runtime {
             Some(path) => read_process(path, &self.log)?,
             None => {
                 let own = spec.process().clone().ok_or_else(|| {
-                    anyhow!("the container has no process whose rights exec could take: give --process")
+                    anyhow!(
+                        "the container has no process whose rights exec could take: give --process"
+                    )
                 })?;
                 override_process(own, arguments)?
             }
         };
-        if arguments.process_label.as_deref().is_some_and(|label| !label.is_empty()) {
+        if arguments
+            .process_label
+            .as_deref()
+            .is_some_and(|label| !label.is_empty())
+        {
             bail!("--process-label: SELinux is not supported");
         }
-        if arguments.apparmor.as_deref().is_some_and(|name| !name.is_empty() && name != "unconfined") {
+        if arguments
+            .apparmor
+            .as_deref()
+            .is_some_and(|name| !name.is_empty() && name != "unconfined")
+        {
             bail!("--apparmor: AppArmor is not supported");
         }
         let terminal = process.terminal() == Some(true);
@@ -80,7 +90,10 @@ impl Runtime {
         let mut running = exec(Exec {
             init: &init,
             process: &process,
-            seccomp: spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()),
+            seccomp: spec
+                .linux()
+                .as_ref()
+                .and_then(|linux| linux.seccomp().as_ref()),
             cgroup: cgroup.as_ref(),
             stdio,
             tied: false,

@@ -67,7 +67,13 @@ impl Runtime {
             pid.and_then(|pid| pid.parse().ok())
                 .is_some_and(|pid: u32| pids.contains(&pid))
         });
-        print(&[header].into_iter().chain(ours).collect::<Vec<_>>().join("\n"))
+        print(
+            &[header]
+                .into_iter()
+                .chain(ours)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
     }
 
     pub(super) fn events(&self, arguments: &EventsArguments) -> Result<u8> {

@@ -8,7 +8,9 @@ use container_core::cgroup::{self, Cgroup};
 use container_core::{Created, Init, Launch, Rootfs, Stdio, create, open_gate};
 use oci_spec::runtime::Spec;
 
-use super::arguments::{CreateArguments, DeleteArguments, IdArguments, KillArguments, RunArguments};
+use super::arguments::{
+    CreateArguments, DeleteArguments, IdArguments, KillArguments, RunArguments,
+};
 use super::bundle::Bundle;
 use super::console::{self, Signals};
 use super::state::{Container, Record, Status, check_id, forget};

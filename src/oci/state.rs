@@ -93,7 +93,10 @@ pub(super) fn check_id(id: &str) -> Result<()> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-' | b'+');
     if id.len() > 255
         || !id.bytes().all(good)
-        || !id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
+        || !id
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_alphanumeric())
     {
         bail!(
             "container id {id:?} cannot be used: it must be 1 to 255 letters, digits, '_', '.', '-' or '+', and begin with a letter or digit"
@@ -176,10 +179,7 @@ impl Container {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotADirectory
-                ) =>
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
             {
                 return Ok(None);
             }
@@ -252,8 +252,7 @@ impl Container {
     /// The configuration that the container was created with.
     pub(super) fn spec(&self) -> Result<Spec> {
         let path = self.directory.join(CONFIG);
-        let text =
-            fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         serde_json::from_slice(&text)
             .with_context(|| format!("{} is not what this program wrote", path.display()))
     }

@@ -30,7 +30,9 @@ impl Runtime {
 
     pub(super) fn resume(&self, arguments: &IdArguments) -> Result<u8> {
         let container = Container::open_locked(&self.root, &arguments.id)?;
-        let frozen = container.cgroup()?.filter(|cgroup| cgroup.frozen().unwrap_or(false));
+        let frozen = container
+            .cgroup()?
+            .filter(|cgroup| cgroup.frozen().unwrap_or(false));
         match frozen {
             Some(cgroup) => cgroup.thaw()?,
             None => bail!(
