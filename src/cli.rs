@@ -118,6 +118,16 @@ pub(crate) enum Verb {
     Completion(CompletionArguments),
     /// Write the man pages, one for each command
     Man(ManArguments),
+    /// Run OCI bundles with runc's command line, as an engine's runtime (`plimsoll oci --help`)
+    #[command(disable_help_flag = true)]
+    Oci(OciArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OciArguments {
+    /// What `plimsoll oci --help` lists
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<std::ffi::OsString>,
 }
 
 #[derive(Debug, Args)]

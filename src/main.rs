@@ -15,6 +15,7 @@ mod inspect;
 mod lifecycle;
 mod load;
 mod logs;
+mod oci;
 mod output;
 mod prune;
 mod ps;
@@ -40,6 +41,9 @@ const ENGINE_FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     restore_broken_pipes();
+    if let Some(arguments) = oci::arguments() {
+        return ExitCode::from(oci::main(arguments));
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -97,6 +101,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Top(arguments) => watch::top(&cli.root, arguments),
         Verb::Stats(arguments) => watch::stats(&cli.root, arguments),
         Verb::Inspect(arguments) => inspect::inspect(&cli.root, arguments),
+        Verb::Oci(arguments) => Ok(oci::main(arguments.arguments.clone())),
         Verb::Container { verb } => container(&cli.root, verb),
         Verb::Images(arguments) => images::images(&cli.root, arguments),
         Verb::Import(arguments) => import::import(&cli.root, arguments),

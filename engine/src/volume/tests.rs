@@ -545,17 +545,17 @@ fn a_container_sees_its_mounts() {
     let mut all = spec.mounts().clone().unwrap_or_default();
     all.extend(prepared.mounts.iter().map(ResolvedMount::oci));
     spec.set_mounts(Some(all));
-    let mut container = start(Launch {
-        id: &names::new_id().unwrap(),
-        spec: &spec,
-        rootfs: Rootfs::Overlay {
+    let mut container = start(Launch::new(
+        &names::new_id().unwrap(),
+        &spec,
+        Rootfs::Overlay {
             lower: &layers,
             upper: &at("upper"),
             work: &at("work"),
             volatile: true,
         },
-        stdio: Stdio::Inherit { stdin: false },
-    })
+        Stdio::Inherit { stdin: false },
+    ))
     .unwrap();
     let exit = container.wait().unwrap();
     container.release(Teardown::Wait).unwrap();
