@@ -419,6 +419,10 @@ fn a_damaged_volume_json_hides_neither_the_volume_nor_its_content() {
     assert_eq!(list(&home).unwrap().len(), 1);
     assert_eq!(inspect(&home, "db").unwrap().mountpoint, made.mountpoint);
     remove(&home, "db").unwrap();
+    // After a loss of power it may be empty: what was anonymous still is.
+    let name = create(&home, &NewVolume::default()).unwrap().name;
+    fs::write(home.volumes().join(&name).join("volume.json"), "").unwrap();
+    assert!(inspect(&home, &name).unwrap().is_anonymous());
 }
 
 #[test]
