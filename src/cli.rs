@@ -11,8 +11,9 @@ mod container;
 mod create;
 
 pub(crate) use container::{
-    AttachArguments, ContainerVerb, InstancesArguments, KillArguments, LogsArguments,
-    PruneArguments, RenameArguments, RestartArguments, StartArguments, StopArguments,
+    AttachArguments, ContainerVerb, CpArguments, DiffArguments, ExecArguments, InspectArguments,
+    InspectType, InstancesArguments, KillArguments, LogsArguments,
+    PruneArguments, RenameArguments, RestartArguments, StartArguments, StatsArguments, StopArguments, TopArguments,
 };
 pub(crate) use create::{CreateArguments, RunArguments};
 pub(crate) use volume::{
@@ -72,6 +73,18 @@ pub(crate) enum Verb {
     Logs(LogsArguments),
     /// Give an instance another name
     Rename(RenameArguments),
+    /// Run another command in a running instance
+    Exec(ExecArguments),
+    /// Copy files between an instance and the host
+    Cp(CpArguments),
+    /// Show what an instance has changed of its image
+    Diff(DiffArguments),
+    /// Show the processes of an instance
+    Top(TopArguments),
+    /// Show what instances use of processor and memory
+    Stats(StatsArguments),
+    /// Show everything that is known of instances, images or volumes, as JSON
+    Inspect(InspectArguments),
     /// Manage instances (docker's longer names of the same commands)
     Container {
         /// What to do
@@ -272,9 +285,25 @@ pub(crate) struct PsArguments {
     #[arg(long)]
     pub(crate) no_trunc: bool,
 
-    /// table, or json for one object a line
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) format: Format,
+    /// Only the newest, also when it has ended
+    #[arg(short, long)]
+    pub(crate) latest: bool,
+
+    /// Only so many of the newest, also those that have ended
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 0)]
+    pub(crate) last: u32,
+
+    /// Show what each has written
+    #[arg(short, long)]
+    pub(crate) size: bool,
+
+    /// Only those that fit, such as status=exited, name=web, label=tier=front
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+
+    /// table, json, or a Go template such as '{{.ID}} {{.Names}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,23 +2,16 @@
 
 mod cli;
 mod compare;
+mod cp;
 mod create;
 mod completions;
 mod doctor;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "some of it is for verbs that are still to come"
-)]
+mod exec;
 mod filter;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "some of it is for verbs that are still to come"
-)]
 mod format;
 mod images;
 mod import;
+mod inspect;
 mod lifecycle;
 mod load;
 mod logs;
@@ -29,14 +22,10 @@ mod report;
 mod rm;
 mod rmi;
 mod run;
-#[allow(
-    dead_code,
-    unused_imports,
-    reason = "some of it is for verbs that are still to come"
-)]
 mod template;
 mod version;
 mod volume;
+mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -93,6 +82,12 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Attach(arguments) => lifecycle::attach(&cli.root, arguments),
         Verb::Logs(arguments) => logs::logs(&cli.root, arguments),
         Verb::Rename(arguments) => lifecycle::rename(&cli.root, arguments),
+        Verb::Exec(arguments) => exec::exec(&cli.root, arguments),
+        Verb::Cp(arguments) => cp::cp(&cli.root, arguments),
+        Verb::Diff(arguments) => cp::diff(&cli.root, arguments),
+        Verb::Top(arguments) => watch::top(&cli.root, arguments),
+        Verb::Stats(arguments) => watch::stats(&cli.root, arguments),
+        Verb::Inspect(arguments) => inspect::inspect(&cli.root, arguments),
         Verb::Container { verb } => container(&cli.root, verb),
         Verb::Images(arguments) => images::images(&cli.root, arguments),
         Verb::Import(arguments) => import::import(&cli.root, arguments),
@@ -125,6 +120,21 @@ fn container(root: &Path, verb: &ContainerVerb) -> anyhow::Result<u8> {
         ContainerVerb::Attach(arguments) => lifecycle::attach(root, arguments),
         ContainerVerb::Logs(arguments) => logs::logs(root, arguments),
         ContainerVerb::Rename(arguments) => lifecycle::rename(root, arguments),
+        ContainerVerb::Exec(arguments) => exec::exec(root, arguments),
+        ContainerVerb::Cp(arguments) => cp::cp(root, arguments),
+        ContainerVerb::Diff(arguments) => cp::diff(root, arguments),
+        ContainerVerb::Top(arguments) => watch::top(root, arguments),
+        ContainerVerb::Stats(arguments) => watch::stats(root, arguments),
+        ContainerVerb::Inspect(arguments) => {
+            // `container inspect` finds nothing else.
+            let arguments = cli::InspectArguments {
+                kind: Some(cli::InspectType::Container),
+                format: arguments.format.clone(),
+                names: arguments.names.clone(),
+                size: arguments.size,
+            };
+            inspect::inspect(root, &arguments)
+        }
         ContainerVerb::Ls(arguments) => ps::ps(root, arguments),
         ContainerVerb::Rm(arguments) => rm::rm(root, arguments),
         ContainerVerb::Prune(arguments) => prune::containers(root, arguments),
@@ -149,7 +159,7 @@ fn sentence(error: &anyhow::Error) -> String {
 fn exit_code(cli: &Cli, error: &anyhow::Error) -> u8 {
     match cli.verb {
         // `start -a` ends with the code of what could not be run, as docker's.
-        Some(Verb::Run(_) | Verb::Compare(_)) => error
+        Some(Verb::Run(_) | Verb::Exec(_) | Verb::Compare(_)) => error
             .downcast_ref::<engine::Error>()
             .map_or(ENGINE_FAILED, engine::Error::exit_code),
         Some(Verb::Container { ref verb }) if matches!(**verb, ContainerVerb::Run(_)) => error

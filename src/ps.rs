@@ -2,103 +2,162 @@
 
 use std::path::Path;
 
-use engine::{Home, Listed, Status};
-use serde_json::json;
+use anyhow::bail;
+use engine::mount::{MountKind, MountSpec};
+use engine::{Home, Listed, Network, Status};
 
-use crate::cli::{Format, PsArguments};
-use crate::output;
+use crate::cli::PsArguments;
+use crate::filter::{CONTAINER_KEYS, Candidate, Filters};
+use crate::format::list;
+use crate::format::rows::{ContainerRow, State};
 
-/// docker's width for a command.
-const COMMAND_WIDTH: usize = 20;
+/// Nanoseconds in a second.
+const SECOND: u64 = 1_000_000_000;
 
 pub(crate) fn ps(root: &Path, arguments: &PsArguments) -> anyhow::Result<u8> {
+    let filters = Filters::parse(&arguments.filter, CONTAINER_KEYS)?;
     let home = Home::open(root)?;
-    let listed: Vec<Listed> = engine::list(&home)?
-        .into_iter()
-        .filter(|item| arguments.all || item.is_running())
-        .collect();
-    let id = |item: &Listed| {
-        if arguments.no_trunc {
-            item.record.id.clone()
-        } else {
-            item.record.short_id().to_owned()
+    let listed = engine::list(&home)?;
+    let last = if arguments.latest { 1 } else { arguments.last };
+    let all = arguments.all || last > 0 || filters.implies_all();
+    let created = |wanted: &str| -> anyhow::Result<u64> {
+        match engine::find(&home, wanted) {
+            Ok(id) => Ok(listed
+                .iter()
+                .find(|item| item.record.id == id)
+                .map_or(0, |item| item.record.created)),
+            Err(_) => bail!("no such container: {wanted}"),
         }
     };
-    if arguments.quiet {
-        listed.iter().for_each(|item| println!("{}", id(item)));
-        return Ok(0);
-    }
-    let command = |item: &Listed| command(&item.record.command, arguments.no_trunc);
-    match arguments.format {
-        Format::Json => output::json_lines(listed.iter().map(|item| {
-            json!({
-                "ID": id(item),
-                "Image": item.record.spec.image,
-                "Command": command(item),
-                "CreatedAt": item.record.created,
-                "Status": status(item),
-                "State": item.state.status.as_str(),
-                "ExitCode": item.state.exit_code,
-                "Names": item.record.name,
-                "Backend": item.record.spec.backend.as_str(),
-            })
-        }))?,
-        Format::Table => {
-            let rows: Vec<Vec<String>> = listed
-                .iter()
-                .map(|item| {
-                    vec![
-                        id(item),
-                        output::printable(&item.record.spec.image),
-                        command(item),
-                        output::ago(item.record.created / 1_000_000_000),
-                        status(item),
-                        item.record.name.clone(),
-                        item.record.spec.backend.as_str().to_owned(),
-                    ]
-                })
-                .collect();
-            output::table(
-                &[
-                    "CONTAINER ID",
-                    "IMAGE",
-                    "COMMAND",
-                    "CREATED",
-                    "STATUS",
-                    "NAMES",
-                    "BACKEND",
-                ],
-                &rows,
-            )?;
+    let sized = arguments.size || list::mentions(arguments.format.as_deref(), "Size");
+    let mut rows = Vec::new();
+    for item in &listed {
+        if !all && !item.is_running() {
+            continue;
+        }
+        let facts = Facts::of(&home, item, sized);
+        if !filters.matches(&facts.candidate(), &created)? {
+            continue;
+        }
+        rows.push(facts.row().to_value(arguments.no_trunc));
+        if last > 0 && rows.len() == last as usize {
+            break;
         }
     }
+    let kind = if arguments.size {
+        &list::CONTAINERS_WITH_SIZE
+    } else {
+        &list::CONTAINERS
+    };
+    list::print(kind, arguments.format.as_deref(), arguments.quiet, &rows)?;
     Ok(0)
 }
 
-fn command(words: &[String], whole: bool) -> String {
-    let text = output::printable(&words.join(" "));
-    if whole || text.chars().count() <= COMMAND_WIDTH {
-        format!("\"{text}\"")
-    } else {
-        let cut: String = text.chars().take(COMMAND_WIDTH - 1).collect();
-        format!("\"{cut}…\"")
+/// What filters and rows look at, where an instance's record has it in another form.
+struct Facts<'a> {
+    item: &'a Listed,
+    mounts: Vec<String>,
+    targets: Vec<String>,
+    volumes: usize,
+    images: Vec<String>,
+    networks: Vec<String>,
+    size: Option<(u64, u64)>,
+}
+
+impl<'a> Facts<'a> {
+    fn of(home: &Home, item: &'a Listed, sized: bool) -> Self {
+        let spec = &item.record.spec;
+        let sources: Vec<String> = spec.mounts.iter().filter_map(source).collect();
+        let mut image = spec.image.clone();
+        if !image.contains('@') && !image.rsplit('/').next().is_some_and(|name| name.contains(':')) {
+            image.push_str(":latest");
+        }
+        Self {
+            item,
+            targets: sources
+                .iter()
+                .cloned()
+                .chain(spec.mounts.iter().map(|mount| mount.target.clone()))
+                .collect(),
+            mounts: sources,
+            volumes: spec
+                .mounts
+                .iter()
+                .filter(|mount| matches!(mount.kind, MountKind::Volume(_)))
+                .count(),
+            images: vec![image, item.record.image_id.clone()],
+            networks: vec![network(spec.network).to_owned()],
+            size: sized.then(|| (engine::size(home, &item.record.id), 0)),
+        }
+    }
+
+    fn candidate(&self) -> Candidate<'_> {
+        let record = &self.item.record;
+        let state = &self.item.state;
+        Candidate {
+            id: &record.id,
+            name: &record.name,
+            state: state.status.as_str(),
+            exit_code: (state.status == Status::Exited).then_some(state.exit_code),
+            created: record.created,
+            labels: Some(&record.spec.labels),
+            images: &self.images,
+            volumes: &self.targets,
+            networks: &self.networks,
+            ..Candidate::default()
+        }
+    }
+
+    fn row(&self) -> ContainerRow<'_> {
+        let record = &self.item.record;
+        ContainerRow {
+            id: &record.id,
+            image: &record.spec.image,
+            command: &record.command,
+            created: record.created / SECOND,
+            state: state(self.item),
+            ports: "",
+            name: &record.name,
+            labels: Some(&record.spec.labels),
+            mounts: &self.mounts,
+            volumes: self.volumes,
+            networks: &self.networks,
+            backend: record.spec.backend.as_str(),
+            size: self.size,
+        }
+    }
+}
+
+/// A volume's name, or a bind's source.
+fn source(mount: &MountSpec) -> Option<String> {
+    match &mount.kind {
+        MountKind::Bind(bind) => Some(bind.source.clone()),
+        MountKind::Volume(volume) => volume.name.clone(),
+        MountKind::Tmpfs(_) => None,
+    }
+}
+
+/// docker's name for the network.
+pub(crate) fn network(network: Network) -> &'static str {
+    match network {
+        Network::None => "none",
+        Network::Host => "host",
     }
 }
 
 /// docker's words for where an instance stands.
-fn status(item: &Listed) -> String {
+fn state(item: &Listed) -> State<'static> {
     let state = &item.state;
-    let since = |moment: u64| output::ago(moment / 1_000_000_000);
-    let up = || since(state.started_at).trim_end_matches(" ago").to_owned();
+    let (since, at) = (state.started_at / SECOND, state.finished_at / SECOND);
+    let code = state.exit_code;
     match state.status {
-        Status::Created => "Created".into(),
-        Status::Running => format!("Up {}", up()),
-        Status::Paused => format!("Up {} (Paused)", up()),
-        Status::Restarting => format!(
-            "Restarting ({}) {}",
-            state.exit_code,
-            since(state.finished_at)
-        ),
-        Status::Exited => format!("Exited ({}) {}", state.exit_code, since(state.finished_at)),
+        Status::Created => State::Created,
+        Status::Running => State::Running {
+            since,
+            health: None,
+        },
+        Status::Paused => State::Paused { since },
+        Status::Restarting => State::Restarting { code, at },
+        Status::Exited => State::Exited { code, at },
     }
 }

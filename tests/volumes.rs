@@ -207,6 +207,41 @@ fn prune_asks_and_takes_anonymous_volumes_only_unless_all_are_wanted() {
 }
 
 #[test]
+fn a_killed_command_leaves_a_whole_volume_or_none() {
+    let host = Host::new();
+    host.volume(&["create", "kept"]).ok();
+    let data = host.root().join("volumes/kept/_data");
+    fs::write(data.join("file"), "kept").unwrap();
+    for n in 0..40_u64 {
+        for verb in ["create", "rm"] {
+            let mut command = host.command();
+            command
+                .args(["volume", verb, "victim"])
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null());
+            let mut child = command.spawn().unwrap();
+            // From before it has begun to after it has ended.
+            std::thread::sleep(std::time::Duration::from_micros(n * 97 % 4000));
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        let listed = host.names();
+        assert!(listed == "kept" || listed == "kept victim", "{listed}");
+        if listed.contains("victim") {
+            let value = parsed(&host.volume(&["inspect", "victim"]));
+            assert_ne!(value[0]["CreatedAt"], "1970-01-01T00:00:00Z");
+            assert!(host.root().join("volumes/victim/_data").is_dir());
+        }
+    }
+    // The next command of the kind finishes what was cut off.
+    host.volume(&["create", "victim"]).ok();
+    host.volume(&["rm", "victim"]).ok();
+    let left = fs::read_dir(host.root().join("volumes/.tmp")).unwrap();
+    assert_eq!(left.count(), 0);
+    assert_eq!(fs::read(data.join("file")).unwrap(), b"kept");
+}
+
+#[test]
 fn many_commands_at_once_lose_no_volume() {
     let host = Host::new();
     std::thread::scope(|scope| {

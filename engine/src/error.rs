@@ -54,6 +54,9 @@ pub enum Error {
     /// A volume could not be made, found or removed.
     #[error(transparent)]
     Volume(#[from] crate::volume::VolumeError),
+    /// A file of an instance could not be copied.
+    #[error(transparent)]
+    Archive(#[from] crate::archive::ArchiveError),
     /// A disk could not be made.
     #[error("cannot make the disk {}: {reason}", path.display())]
     Disk {

@@ -90,6 +90,11 @@ impl Home {
         Ok(Store::open(&self.root.join("images"))?)
     }
 
+    /// An instance's own directory.
+    pub fn directory(&self, id: &str) -> PathBuf {
+        self.instance(id)
+    }
+
     /// The current log file of an instance.
     pub fn log(&self, id: &str) -> PathBuf {
         crate::logs::path(&self.instance(id), id)

@@ -23,7 +23,6 @@ mod terminal;
 mod timeline;
 mod user;
 pub mod volume;
-mod xattr;
 
 pub use backend::{Choice, choose_accelerator};
 pub use error::{Error, Result};
@@ -41,4 +40,5 @@ pub use spec::{
     Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, RestartPolicy, STOP_TIMEOUT, Ulimit,
     VM_MEMORY,
 };
+pub use process::environment as merge_environment;
 pub use timeline::TIMELINE_VARIABLE;

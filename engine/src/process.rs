@@ -21,6 +21,22 @@ pub(crate) struct Process {
     pub(crate) identity: Identity,
 }
 
+/// The environment as `inspect` shows it: the user's words, then what the image adds.
+pub fn environment(image: &[String], user: &[String]) -> Vec<String> {
+    let mut env = user.to_vec();
+    let has_path = |env: &[String]| env.iter().any(|entry| entry.starts_with("PATH="));
+    for entry in image {
+        let key = entry.split('=').next().unwrap_or_default();
+        if !user.iter().any(|own| own.split('=').next() == Some(key)) {
+            env.push(entry.clone());
+        }
+    }
+    if !has_path(&env) {
+        env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    env
+}
+
 /// The command line of an instance: entry point, then the user's words or, without any, the image's.
 ///
 /// # Errors

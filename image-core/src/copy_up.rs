@@ -13,16 +13,13 @@ use std::path::PathBuf;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, SeekFrom as Seeking, Stat, Timespec,
-    Timestamps, Uid, XattrFlags,
+    Timestamps, Uid,
 };
 use rustix::io::Errno;
 
 use crate::union::{Found, Listed, Merged, Union, join};
 use crate::unpack::is_directory;
-use crate::{Error, Result};
-
-/// The kernel's limit for an attribute's value and for a list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), bytes.
-const XATTR_BYTES: usize = 65_536;
+use crate::{Error, Result, xattr};
 
 /// The mode bits that chmod sets.
 const MODE_BITS: u32 = 0o7777;
@@ -86,8 +83,6 @@ impl ImageDirectory {
             resume,
             linked: HashMap::new(),
             made: 0,
-            names: vec![0; XATTR_BYTES],
-            value: vec![0; XATTR_BYTES],
         };
         copy.all(&self.merged).map_err(|e| self.failed(e))?;
         Ok(copy.made)
@@ -108,8 +103,6 @@ struct Copy<'c> {
     /// Where the first name of a file with several has gone, by device and inode.
     linked: HashMap<(u64, u64), (Vec<u8>, Vec<u8>)>,
     made: u64,
-    names: Vec<u8>,
-    value: Vec<u8>,
 }
 
 impl Copy<'_> {
@@ -198,12 +191,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn regular(
-        &mut self,
-        part: BorrowedFd<'_>,
-        name: &[u8],
-        here: BorrowedFd<'_>,
-    ) -> io::Result<bool> {
+    fn regular(&self, part: BorrowedFd<'_>, name: &[u8], here: BorrowedFd<'_>) -> io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = File::from(rustix::fs::openat(part, name, flags, Mode::empty())?);
         let flags =
@@ -260,38 +248,14 @@ impl Copy<'_> {
     }
 
     /// Passes on owner, mode, extended attributes and times. The order matters: a change of owner clears set-id bits and capabilities.
-    fn attributes(&mut self, source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    fn attributes(&self, source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
         let stat = rustix::fs::fstat(source)?;
         let (uid, gid) = owner(&stat);
         rustix::fs::fchown(target, uid, gid)?;
         rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & MODE_BITS))?;
-        let length = match rustix::fs::flistxattr(source, &mut self.names[..]) {
-            Err(Errno::NOTSUP) => 0,
-            listed => listed?,
-        };
-        let names = self.names.get(..length).unwrap_or_default();
-        for name in names
-            .split(|byte| *byte == 0)
-            .filter(|name| is_passed_on(name))
-        {
-            let length = rustix::fs::fgetxattr(source, name, &mut self.value[..])?;
-            let value = self.value.get(..length).unwrap_or_default();
-            match rustix::fs::fsetxattr(target, name, value, XattrFlags::empty()) {
-                // A volume on a file system without attributes keeps what it can.
-                Ok(()) | Err(Errno::NOTSUP) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        rustix::fs::futimens(target, &times(&stat))
+        xattr::set(target, &xattr::of(source))?;
+        Ok(rustix::fs::futimens(target, &times(&stat))?)
     }
-}
-
-/// Which attributes belong to the file, and not to overlayfs or to the host's security modules.
-fn is_passed_on(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"
-    ) || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
 }
 
 /// Makes something under a new name; with `replace`, in the place of whatever has it, directories excepted. None if the name is

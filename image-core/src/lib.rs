@@ -25,6 +25,7 @@ mod union;
 mod unpack;
 mod view;
 mod words;
+pub mod xattr;
 
 pub use archive::{
     Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarReader,

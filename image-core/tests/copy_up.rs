@@ -238,6 +238,54 @@ fn what_somebody_else_has_put_there_stays() {
 }
 
 #[test]
+fn a_link_swapped_in_while_copying_leads_nowhere() {
+    if !is_root() {
+        return;
+    }
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    struct Stop<'s>(&'s AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let fixture = Fixture::new();
+    let tar = Tar::new()
+        .dir("d/sub/")
+        .file("d/sub/canary", "image")
+        .file("d/sub/new", "image")
+        .hardlink("d/sub/again", "d/sub/new")
+        .entry(b'6', "d/sub/fifo", "", b"")
+        .symlink("d/sub/link", "new")
+        .done();
+    let image = load(&fixture, vec![tar]);
+    let target = fixture.dir.path().join("target");
+    fs::create_dir_all(target.join("sub")).unwrap();
+    // A program that has the same volume swaps a directory for a link out of it, as fast as it can.
+    let (place, link) = (target.join("sub"), target.join("link"));
+    symlink(fixture.outside(), &link).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                renameat_with(CWD, &place, CWD, &link, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let _stop = Stop(&done);
+        for _ in 0..300 {
+            // Where the link is in the way the copy fails, or passes it over.
+            let _ = copy_to(&fixture, &image, "/d", &target, false);
+        }
+    });
+    assert_eq!(names(&fixture.outside()), ["canary", "directory"]);
+    assert_eq!(
+        fs::read(fixture.outside().join("canary")).unwrap(),
+        b"alive"
+    );
+}
+
+#[test]
 fn a_directory_deep_down_costs_no_open_files() {
     if !is_root() {
         return;

@@ -1,6 +1,8 @@
 //! The flags of what is done to instances that exist.
 
-use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
 use engine::DetachKeys;
 
 use super::{CreateArguments, PsArguments, RmArguments, RunArguments};
@@ -34,6 +36,18 @@ pub(crate) enum ContainerVerb {
     Logs(LogsArguments),
     /// Give an instance another name
     Rename(RenameArguments),
+    /// Run another command in a running instance
+    Exec(ExecArguments),
+    /// Copy files between an instance and the host
+    Cp(CpArguments),
+    /// Show what an instance has changed of its image
+    Diff(DiffArguments),
+    /// Show the processes of an instance
+    Top(TopArguments),
+    /// Show what instances use of processor and memory
+    Stats(StatsArguments),
+    /// Show everything that is known of instances, as JSON
+    Inspect(InspectArguments),
     /// List instances
     #[command(visible_alias = "list", visible_alias = "ps")]
     Ls(PsArguments),
@@ -165,4 +179,141 @@ pub(crate) struct PruneArguments {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArguments {
+    /// Do not wait for it
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+
+    /// Pass standard input on to the command
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+
+    /// Set an environment variable (KEY=VALUE, or KEY to pass on its value here)
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+
+    /// Read environment variables from a file, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+
+    /// Working directory inside the instance
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+
+    /// User (and group) that the command runs as, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// Give the command almost all rights of the host's root
+    #[arg(long)]
+    pub(crate) privileged: bool,
+
+    /// Name or identifier
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instance: String,
+
+    /// Command and arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CpArguments {
+    /// Keep owners
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+
+    /// Follow a symbolic link that is the source
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+
+    /// Say nothing of what was copied
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// INSTANCE:PATH, a path on the host, or - for a tar archive on standard input
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) source: String,
+
+    /// INSTANCE:PATH, a path on the host, or - for a tar archive on standard output
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArguments {
+    /// Name or identifier
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instance: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArguments {
+    /// Name or identifier
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instance: String,
+
+    /// Options of ps [default: -ef]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) options: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArguments {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub(crate) all: bool,
+
+    /// Show the first result and end
+    #[arg(long)]
+    pub(crate) no_stream: bool,
+
+    /// Do not shorten identifiers
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+
+    /// table, json, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+
+    /// Names or identifiers [default: all that run]
+    #[arg(value_name = "INSTANCE")]
+    pub(crate) instances: Vec<String>,
+}
+
+/// What `inspect` looks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum InspectType {
+    /// An instance
+    Container,
+    /// An image
+    Image,
+    /// A volume
+    Volume,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// Look only for this kind of thing
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    pub(crate) kind: Option<InspectType>,
+
+    /// json, or a Go template such as '{{.State.Status}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+
+    /// Show what instances have written
+    #[arg(short, long)]
+    pub(crate) size: bool,
+
+    /// Names or identifiers
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
 }

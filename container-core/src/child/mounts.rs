@@ -1,5 +1,7 @@
 //! The mounts of the specification, and the paths it hides or makes read-only.
 
+use std::ffi::CStr;
+
 use super::report::{At, Outcome, Step};
 use super::{HERE, Setup};
 use crate::plan::mounts::{Inside, Kind, MountPlan, Parameter};
@@ -11,6 +13,24 @@ use crate::sys::{self, Errno, Fd};
 
 /// The magic number of proc (uapi/linux/magic.h).
 const PROC_SUPER_MAGIC: libc::c_long = 0x9fa0;
+
+/// What a bind shows, as a mount that is attached nowhere. A source `/proc/self/fd/N` may be such a mount already, made by the
+/// launcher: it belongs to no namespace, so it cannot be cloned in this one, and is used itself.
+fn bind_source(source: &CStr, recursive: bool) -> sys::Result<Fd> {
+    match (
+        mount::clone_tree(HERE, source, recursive),
+        descriptor(source),
+    ) {
+        (Err(Errno(libc::EINVAL)), Some(detached)) => file::dup_above(detached, 3),
+        (cloned, _) => cloned,
+    }
+}
+
+/// The number in `/proc/self/fd/N`.
+fn descriptor(path: &CStr) -> Option<Fd> {
+    let digits = path.to_bytes().strip_prefix(b"/proc/self/fd/")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
 
 impl Setup<'_> {
     /// Makes mounts of the specification, in their order; the first of them is its number `from`.
@@ -33,8 +53,7 @@ impl Setup<'_> {
                 (tree, true)
             }
             Kind::Bind { source, recursive } => {
-                let tree = mount::clone_tree(HERE, source, *recursive)
-                    .at_index(Step::MountSource, index)?;
+                let tree = bind_source(source, *recursive).at_index(Step::MountSource, index)?;
                 let stat = file::fstat(tree).at_index(Step::MountSource, index)?;
                 if !planned.attributes.is_empty() {
                     mount::set_attributes(tree, &planned.attributes, false)
@@ -179,12 +198,6 @@ impl Setup<'_> {
     }
 
     pub(super) fn make_directory(&self, path: &std::ffi::CStr) -> sys::Result<()> {
-        self.make_directory_through(path, LINKS)
-    }
-
-    /// Makes a directory whose parent is there. Where the image has a link that leads nowhere yet, such as /var/run to a
-    /// /run that is missing, what it leads to below the root is made.
-    fn make_directory_through(&self, path: &std::ffi::CStr, links: usize) -> sys::Result<()> {
         // mkdirat resolves from the root directory of the process: the parent is opened below the root first.
         let (parent, name) = split(path)?;
         let parent = match parent.as_c_str() {
@@ -198,51 +211,13 @@ impl Setup<'_> {
             )?,
         };
         let made = match file::mkdirat(parent, name, 0o755) {
-            Err(Errno(libc::EEXIST)) => self.complete_link(path, parent, name, links),
+            Err(Errno(libc::EEXIST)) => Ok(()),
             other => other,
         };
         if parent != self.root {
             file::close(parent);
         }
         made
-    }
-
-    /// Makes what a name leads to, if it is a link that leads nowhere.
-    fn complete_link(
-        &self,
-        path: &std::ffi::CStr,
-        parent: Fd,
-        name: &std::ffi::CStr,
-        links: usize,
-    ) -> sys::Result<()> {
-        match file::openat2(self.root, path, libc::O_PATH, 0, RESOLVE_IN_ROOT) {
-            Err(Errno(libc::ENOENT)) if links > 0 => {}
-            Ok(there) => {
-                file::close(there);
-                return Ok(());
-            }
-            Err(errno) => return Err(errno),
-        }
-        let mut text = [0; libc::PATH_MAX as usize];
-        let length = file::readlinkat(parent, name, &mut text)?;
-        let link = text.get(..length).unwrap_or_default();
-        // From the root, or from the directory that holds the link.
-        let mut joined = Joined::new();
-        if link.first() != Some(&b'/') {
-            let (parent, _) = split(path)?;
-            joined.push(parent.as_c_str().map_or(b"", |parent| parent.to_bytes()))?;
-        }
-        for part in link.split(|byte| *byte == b'/') {
-            match part {
-                b"" | b"." => continue,
-                b".." => joined.pop(),
-                part => joined.push(part)?,
-            }
-            if let Some(path) = joined.as_c_str() {
-                self.make_directory_through(path, links - 1)?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes the process's working directory where the image has none, as docker does for WORKDIR.
@@ -417,57 +392,6 @@ fn make_file_system(
     made.mount(attributes)
 }
 
-/// How many links that lead nowhere are followed, one within another.
-const LINKS: usize = 4;
-
-/// A path put together on the stack, of components without `.` and `..`.
-struct Joined {
-    text: [u8; libc::PATH_MAX as usize],
-    length: usize,
-}
-
-impl Joined {
-    fn new() -> Self {
-        Self {
-            text: [0; libc::PATH_MAX as usize],
-            length: 0,
-        }
-    }
-
-    fn push(&mut self, part: &[u8]) -> sys::Result<()> {
-        let slash = usize::from(self.length > 0 && !part.is_empty());
-        let end = self.length + slash + part.len();
-        // One byte is kept for the terminator.
-        if end >= self.text.len() {
-            return Err(Errno(libc::ENAMETOOLONG));
-        }
-        if let Some(room) = self.text.get_mut(self.length..self.length + slash) {
-            room.fill(b'/');
-        }
-        if let Some(room) = self.text.get_mut(self.length + slash..end) {
-            room.copy_from_slice(part);
-        }
-        self.length = end;
-        Ok(())
-    }
-
-    fn pop(&mut self) {
-        let text = self.text.get(..self.length).unwrap_or_default();
-        let start = text.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
-        if let Some(rest) = self.text.get_mut(start..self.length) {
-            rest.fill(0);
-        }
-        self.length = start;
-    }
-
-    fn as_c_str(&self) -> Option<&std::ffi::CStr> {
-        match self.length {
-            0 => None,
-            _ => std::ffi::CStr::from_bytes_until_nul(&self.text).ok(),
-        }
-    }
-}
-
 /// The parent of a path, on the stack: a path of the plan is bounded by PATH_MAX or the kernel refuses it.
 struct Parent {
     text: [u8; libc::PATH_MAX as usize],
@@ -520,23 +444,6 @@ mod tests {
         assert_eq!((parent.as_c_str(), name), (Some(c"a/b"), c"c"));
         let (parent, name) = split(c"a").unwrap();
         assert_eq!((parent.as_c_str(), name), (None, c"a"));
-    }
-
-    #[test]
-    fn a_path_is_put_together_without_climbing_out() {
-        let mut joined = Joined::new();
-        joined.pop();
-        joined.push(b"a").unwrap();
-        joined.push(b"b").unwrap();
-        assert_eq!(joined.as_c_str(), Some(c"a/b"));
-        joined.pop();
-        joined.push(b"c").unwrap();
-        assert_eq!(joined.as_c_str(), Some(c"a/c"));
-        joined.pop();
-        joined.pop();
-        joined.pop();
-        assert_eq!(joined.as_c_str(), None);
-        assert!(joined.push(&[b'x'; 5000]).is_err());
     }
 
     #[test]

@@ -149,6 +149,31 @@ const WITHOUT_EFFECT: &[&str] = &[
     "noiversion",
 ];
 
+/// The names of all options of mounts that are not parameters of a file system, in the order of the alphabet.
+pub fn mount_options() -> Vec<String> {
+    let attributes = ATTRIBUTES
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(ACCESS_TIMES.iter().map(|(name, _)| *name));
+    let mut names: Vec<String> = attributes
+        .flat_map(|name| [name.to_owned(), format!("r{name}")])
+        .chain(
+            PROPAGATIONS
+                .iter()
+                .map(|(name, ..)| (*name).to_owned())
+                .chain(SUPERBLOCK_FLAGS.iter().map(|name| (*name).to_owned()))
+                .chain(WITHOUT_EFFECT.iter().map(|name| (*name).to_owned()))
+                .chain(OTHERS.iter().map(|name| (*name).to_owned())),
+        )
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Options that are neither attributes nor parameters.
+const OTHERS: &[&str] = &["bind", "rbind", "idmap", "ridmap", "tmpcopyup"];
+
 /// The flag of a propagation by its name in `rootfsPropagation` (`private`, `rslave`, …).
 pub(crate) fn propagation(name: &str) -> Option<(u64, bool)> {
     PROPAGATIONS

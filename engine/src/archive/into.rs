@@ -6,14 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
-use image_core::{Limits, TarEntry, TarExtent, TarKind, TarReader, Timestamp};
+use image_core::{Limits, TarEntry, TarExtent, TarKind, TarReader, Timestamp, xattr};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::error::printable;
 use super::locate::missing;
 use super::{ArchiveError, Result, resolve};
-use crate::xattr;
 
 /// Bytes read after an archive's end marker: tar programs fill up to a record of 10 KiB, or what they were told. What never ends must not
 /// hold us.
@@ -429,7 +428,7 @@ impl Unpacking<'_> {
         let (uid, gid) = self.owner(entry);
         rustix::fs::fchown(file, Some(uid), Some(gid))?;
         rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
-        xattr::set(file, &entry.xattrs)
+        xattr::set(file, &entry.xattrs).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
     }
 
     /// Sets directories' times, the deepest first. What has been replaced meanwhile is passed over.

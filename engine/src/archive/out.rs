@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use image_core::xattr;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tar::{EntryType, Header};
@@ -12,7 +13,6 @@ use tar::{EntryType, Header};
 use super::locate::{Located, missing};
 use super::writer::TarWriter;
 use super::{ArchiveError, Result, resolve};
-use crate::xattr;
 
 /// Writes what is at a path of an instance as a tar archive whose entries all begin with the path's last name; with `.` where the path
 /// ends in `/.` or is the root. A link at the path's end is archived as a link. Sockets, and what vanishes meanwhile, are left out.

@@ -280,23 +280,7 @@ fn add_mounts(spec: &mut Spec, prepared: &Prepared) {
     }
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     for resolved in &prepared.mounts {
-        let mut mount = Mount::default();
-        mount.set_destination(resolved.spec.target.clone().into());
-        let mut options = resolved.spec.options();
-        match resolved.source_path() {
-            Some(source) => {
-                mount.set_typ(Some("bind".into()));
-                mount.set_source(Some(source));
-                if resolved.read_only && !resolved.spec.read_only {
-                    options.push("ro".into());
-                }
-            }
-            None => {
-                mount.set_typ(Some("tmpfs".into()));
-                mount.set_source(Some("tmpfs".into()));
-            }
-        }
-        mount.set_options(Some(options));
+        let mount = resolved.oci();
         // What is mounted over one of ours takes its place: /dev/shm, for example.
         mounts.retain(|known| known.destination() != mount.destination());
         mounts.push(mount);

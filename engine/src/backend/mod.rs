@@ -5,6 +5,7 @@ mod disk;
 mod vm;
 
 pub(crate) use container::beside;
+pub(crate) use vm::Maintenance;
 pub use vm::{Choice, choose_accelerator};
 
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -3,6 +3,7 @@
 mod machine;
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,14 +12,18 @@ use guest_protocol::{
     Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Mount as GuestMount,
     Process as GuestProcess, Rlimit, SharedMount, WindowSize,
 };
-use microvm_core::session::{FailureKind, SessionError};
+use microvm_core::session::{self, FailureKind, Guest, Handle, Main, Options, SessionError, StdioFds};
 use microvm_core::{Accelerator, Membership, Request, Share, Substrate, VmConfig, cmdline};
+use image_core::{Image, Store};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
 use super::{Backend, Context, Job, Running, disk};
 use crate::doctor;
 use crate::error::{Error, Result};
+use crate::home::Home;
+use crate::instance::Record;
+use crate::process::Process;
 use crate::spec::{Accel, InstanceSpec, Limits, Ulimit, VM_MEMORY};
 use crate::volume::{self, Prepared};
 
@@ -109,6 +114,114 @@ impl Backend for Vm {
             accelerator: describe(accelerator),
         };
         Ok(Box::new(Machine::boot(boot)?))
+    }
+}
+
+/// A machine without the instance's command, for work on the disk of one that does not run. Dropping it brings the disk to
+/// rest and ends the machine.
+pub(crate) struct Maintenance {
+    handle: Handle,
+    main: Option<Main>,
+    group: Option<Group>,
+}
+
+impl Maintenance {
+    /// Boots it. The instance's mounts are left out: only what it has written itself is looked at.
+    pub(crate) fn boot(
+        home: &Home,
+        record: &Record,
+        store: &Store,
+        image: &Image,
+        process: &Process,
+    ) -> Result<Self> {
+        let job = Job {
+            home,
+            record,
+            store,
+            image,
+            process,
+            terminal: None,
+        };
+        let (accelerator, _) = microvm_core::choose(request(record.spec.accel))?;
+        let console = console(&job)?;
+        let mut config = config(&job, &console)?;
+        let image = image_disk(&job)?;
+        config.image_disk = image.files;
+        let group = Group::make(&job)?;
+        config.cgroup = group.membership()?;
+        let vm = microvm_core::launch(accelerator, &config)?;
+        let options = Options {
+            limit: BOOT_PATIENCE,
+            console: Some(console),
+            interrupt: None,
+        };
+        let guest = guest_config(&job, image.extents, accelerator)?;
+        let (handle, main) = Guest::connect(vm, options)
+            .and_then(|machine| machine.maintain(guest))
+            .map_err(failure)?;
+        Ok(Self {
+            handle,
+            main: Some(main),
+            group: Some(group),
+        })
+    }
+
+    /// Runs one of our helpers in it; its exit code.
+    pub(crate) fn tool(
+        &self,
+        args: &[&str],
+        stdin: Option<BorrowedFd<'_>>,
+        stdout: BorrowedFd<'_>,
+        stderr: BorrowedFd<'_>,
+    ) -> Result<u8> {
+        let copy = |descriptor: BorrowedFd<'_>| {
+            descriptor
+                .try_clone_to_owned()
+                .map_err(|source| Error::System {
+                    action: "copy a descriptor",
+                    source,
+                })
+        };
+        let stdio = StdioFds {
+            stdin: stdin.map(copy).transpose()?,
+            stdout: copy(stdout)?,
+            stderr: copy(stderr)?,
+        };
+        let request = session::ExecRequest {
+            process: GuestProcess {
+                args: std::iter::once("plimsoll-tools")
+                    .chain(args.iter().copied())
+                    .map(str::to_owned)
+                    .collect(),
+                env: Vec::new(),
+                cwd: "/".into(),
+                uid: 0,
+                gid: 0,
+                additional_gids: Vec::new(),
+                umask: UMASK,
+                terminal: None,
+                stdin: stdio.stdin.is_some(),
+                rlimits: Vec::new(),
+                no_new_privileges: false,
+                capabilities: None,
+            },
+            program: Some(guest_artifacts::TOOLS),
+            upper: true,
+        };
+        let exec = self.handle.exec(request, stdio).map_err(failure)?;
+        Ok(exec.wait().map_err(failure)?.code())
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        if let Some(main) = self.main.take() {
+            // The disk is at rest when this returns; how the machine ends then does not matter.
+            let _ = main.wait();
+            let _ = main.finish();
+        }
+        drop(self.group.take());
     }
 }
 

@@ -294,7 +294,10 @@ pub(crate) fn tool(
     stderr: BorrowedFd<'_>,
 ) -> Result<u8> {
     let request = ExecRequest {
-        args: args.iter().map(|&text| text.to_owned()).collect(),
+        args: std::iter::once("plimsoll-tools")
+            .chain(args.iter().copied())
+            .map(str::to_owned)
+            .collect(),
         cwd: "/".into(),
         stdin: stdin.is_some(),
         tool: true,

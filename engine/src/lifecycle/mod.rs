@@ -2,8 +2,12 @@
 
 mod end;
 mod exec;
+mod files;
 mod start;
+mod watch;
 
 pub use end::{Waiter, kill, pause, restart, stop, unpause, wait};
 pub use exec::{ExecSpec, exec};
+pub use files::{Files, diff, files};
 pub use start::{Outcome, RunOptions, attach, create, run, start};
+pub use watch::{Processes, Usage, top, usage};

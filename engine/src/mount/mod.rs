@@ -173,36 +173,29 @@ pub enum Recursion {
 
 impl MountSpec {
     /// The options of this mount in the words of the OCI runtime specification (config.md, "Linux mount options"); where they
-    /// contradict each other, the last one counts.
+    /// contradict each other, the last one counts. Nothing says that it can be written to: a source that the host has mounted
+    /// read-only stays so.
     pub fn options(&self) -> Vec<String> {
-        let words: Vec<&str> = match &self.kind {
-            MountKind::Bind(bind) => {
-                let recursive = bind.recursion != Recursion::Disabled;
-                let read_only = match (self.read_only, bind.recursion) {
-                    (false, _) => "rw",
-                    (true, Recursion::Enabled | Recursion::ReadOnly) => "rro",
-                    (true, Recursion::Disabled | Recursion::Writable) => "ro",
-                };
-                let bind_word = if recursive { "rbind" } else { "bind" };
-                vec![bind_word, bind.propagation.as_str(), read_only]
-            }
-            MountKind::Volume(_) => {
-                vec![
-                    "rbind",
-                    "rprivate",
-                    if self.read_only { "ro" } else { "rw" },
-                ]
-            }
+        let mut words: Vec<&str> = match &self.kind {
+            MountKind::Bind(bind) => match bind.recursion {
+                Recursion::Disabled => vec!["bind", bind.propagation.as_str()],
+                _ => vec!["rbind", bind.propagation.as_str()],
+            },
+            MountKind::Volume(_) => vec!["rbind", "rprivate"],
             MountKind::Tmpfs(tmpfs) => {
                 // docker's defaults, before what the user says.
                 let mut words = vec!["noexec", "nosuid", "nodev", "rprivate"];
                 words.extend(tmpfs.options.iter().map(String::as_str));
-                if self.read_only {
-                    words.push("ro");
-                }
                 words
             }
         };
+        if self.read_only {
+            words.push(match &self.kind {
+                MountKind::Bind(bind) if bind.recursion == Recursion::Enabled => "rro",
+                MountKind::Bind(bind) if bind.recursion == Recursion::ReadOnly => "rro",
+                _ => "ro",
+            });
+        }
         words.into_iter().map(str::to_owned).collect()
     }
 }

@@ -404,6 +404,27 @@ fn an_image_cannot_have_volumes_where_none_can_be_or_too_many() {
     assert!(told.contains("5000") && told.contains("1024"), "{told}");
 }
 
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parsers_panic_or_a_target_relative(text in "(type=|src=|dst=|ro|,|\"|:|/|\\.|[a-z]|\\PC|\0){0,24}") {
+        let parsed = [
+            parse_volume(&text, here()),
+            parse_mount(&text, here()),
+            parse_tmpfs(&text),
+        ];
+        for mount in parsed.into_iter().flatten() {
+            let components: Vec<&str> = mount.target.split('/').skip(1).collect();
+            assert!(mount.target.starts_with('/') && mount.target != "/", "{mount:?}");
+            assert!(components.iter().all(|c| !["", ".", ".."].contains(c)), "{mount:?}");
+            if let MountKind::Bind(bind) = &mount.kind {
+                assert!(bind.source.starts_with('/'), "{mount:?}");
+            }
+        }
+        let _ = parse_volumes_from(&text);
+        let _ = merge(&[], &[], &[text]);
+    }
+}
+
 #[test]
 fn a_mount_survives_its_record() {
     for spec in [

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::{Record, directory};
@@ -24,7 +24,25 @@ impl Held {
     pub(crate) fn directory(&self) -> &File {
         &self.file
     }
+
+    /// Notes that an anonymous volume is not only its first instance's any more. The note stays.
+    pub(crate) fn share_out(&self) -> io::Result<()> {
+        if self.is_shared_out() {
+            return Ok(());
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.file, SHARED, flags, Mode::RUSR | Mode::WUSR)?;
+        self.file.sync_all()
+    }
+
+    /// Whether an anonymous volume may have other users than its first instance.
+    pub(crate) fn is_shared_out(&self) -> bool {
+        rustix::fs::statat(&self.file, SHARED, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
 }
+
+/// There from when a second instance takes an anonymous volume.
+const SHARED: &str = "shared";
 
 impl Drop for Held {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 //! volumes/<name>/volume.json   what it is
 //! volumes/<name>/_data         its content: what instances see
 //! volumes/<name>/copying       there while the image's files are being copied in
+//! volumes/<name>/shared        there if an anonymous volume may have several users
 //! volumes/.tmp/<n>             unfinished and discarded ones, locked by the process that works on them
 //! ```
 //!

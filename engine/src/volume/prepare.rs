@@ -6,12 +6,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
+use oci_spec::runtime::Mount;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::hold::{self, Held};
 use super::options::Backing;
-use super::{NewVolume, VolumeError, check_same_options, copy, create, read, remove_anonymous};
+use super::{
+    NewVolume, Volume, VolumeError, check_same_options, copy, create, read, remove_anonymous,
+};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::mount::{BindMount, MountError, MountKind, MountSpec, Origin, VolumeMount};
@@ -23,6 +27,11 @@ pub struct ResolvedMount {
     pub spec: MountSpec,
     /// The source (O_PATH), whatever its path leads to from now on. None for a tmpfs.
     pub source: Option<OwnedFd>,
+    /// The source's path on the host. None for a tmpfs.
+    pub path: Option<PathBuf>,
+    /// A part of a volume as a mount of its own, attached nowhere: programs with the volume could put a link in the place of its
+    /// path. None: the path is nobody's but the host's.
+    pub tree: Option<OwnedFd>,
     /// Whether the source is a directory; a tmpfs is.
     pub is_directory: bool,
     /// Whether writing is refused: by the mount, or by the volume's own options.
@@ -30,10 +39,31 @@ pub struct ResolvedMount {
 }
 
 impl ResolvedMount {
-    /// A path that leads to the source, in this process and those forked from it while /proc is the host's. None for a tmpfs.
+    /// A path that leads to the source for whoever mounts it in a mount namespace of its own: the host's, or that of the detached
+    /// tree, which container-core takes as it is, once. None for a tmpfs.
     pub fn source_path(&self) -> Option<PathBuf> {
-        let source = self.source.as_ref()?;
-        Some(format!("/proc/self/fd/{}", source.as_raw_fd()).into())
+        match &self.tree {
+            Some(tree) => Some(format!("/proc/self/fd/{}", tree.as_raw_fd()).into()),
+            None => self.path.clone(),
+        }
+    }
+
+    /// The mount in the words of the OCI runtime specification, good for as long as this is held.
+    pub fn oci(&self) -> Mount {
+        let mut mount = Mount::default();
+        mount.set_destination(self.spec.target.clone().into());
+        let (kind, source) = match self.source_path() {
+            Some(source) => ("bind", source),
+            None => ("tmpfs", "tmpfs".into()),
+        };
+        mount.set_typ(Some(kind.to_owned()));
+        mount.set_source(Some(source));
+        let effective = MountSpec {
+            read_only: self.read_only,
+            ..self.spec.clone()
+        };
+        mount.set_options(Some(effective.options()));
+        mount
     }
 }
 
@@ -90,11 +120,21 @@ pub fn prepare(home: &Home, mounts: &[MountSpec], layers: Option<&[PathBuf]>) ->
 impl Prepared {
     fn add(&mut self, home: &Home, mount: &MountSpec, layers: Option<&[PathBuf]>) -> Result<()> {
         let mut spec = mount.clone();
-        let (source, read_only) = match &mount.kind {
-            MountKind::Tmpfs(_) => (None, false),
-            MountKind::Bind(bind) => (Some(bind_source(bind)?), false),
+        let mut tree = None;
+        let (source, path, read_only) = match &mount.kind {
+            MountKind::Tmpfs(_) => (None, None, false),
+            MountKind::Bind(bind) => {
+                let path = PathBuf::from(&bind.source);
+                (Some(bind_source(bind)?), Some(path), false)
+            }
             MountKind::Volume(volume) => {
-                let (name, held, backing) = self.volume(home, volume)?;
+                let (found, held, backing) = self.volume(home, volume)?;
+                let name = found.name.clone();
+                if found.is_anonymous() && (!volume.anonymous || mount.origin == Origin::Inherited)
+                {
+                    held.share_out()
+                        .map_err(|e| Error::io("note the sharing of", &found.mountpoint, e))?;
+                }
                 spec.kind = MountKind::Volume(VolumeMount {
                     name: Some(name.clone()),
                     ..volume.clone()
@@ -112,9 +152,18 @@ impl Prepared {
                         !volume.anonymous,
                     )?;
                 }
+                let mut path = match &backing {
+                    Backing::Own => found.mountpoint,
+                    Backing::Directory { path, .. } => path.clone(),
+                };
                 let source = match &volume.subpath {
                     None => opened,
-                    Some(subpath) => below(opened.as_fd(), subpath)?,
+                    Some(subpath) => {
+                        let part = below(opened.as_fd(), subpath)?;
+                        path.push(subpath);
+                        tree = Some(detached(&part, subpath)?);
+                        part
+                    }
                 };
                 self.held.push(held);
                 let read_only = matches!(
@@ -124,7 +173,7 @@ impl Prepared {
                         ..
                     }
                 );
-                (Some(source), read_only)
+                (Some(source), Some(path), read_only)
             }
         };
         let is_directory = match &source {
@@ -139,13 +188,15 @@ impl Prepared {
             read_only: spec.read_only || read_only,
             spec,
             source,
+            path,
+            tree,
             is_directory,
         });
         Ok(())
     }
 
     /// Finds or makes a volume, and holds it.
-    fn volume(&self, home: &Home, volume: &VolumeMount) -> Result<(String, Held, Backing)> {
+    fn volume(&self, home: &Home, volume: &VolumeMount) -> Result<(Volume, Held, Backing)> {
         let new = NewVolume {
             name: volume.name.clone(),
             labels: volume.labels.clone(),
@@ -160,7 +211,7 @@ impl Prepared {
                 let found = read(home, &name)?;
                 check_same_options(&found, &volume.options)?;
                 let backing = Backing::of(&name, &found.options)?;
-                return Ok((name, held, backing));
+                return Ok((found, held, backing));
             }
             if volume.name.is_some() {
                 create_named(home, &name, volume)?;
@@ -270,6 +321,21 @@ fn below(volume: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
         }
     };
     opened.map_err(|e| {
+        VolumeError::Access {
+            path: path.to_owned(),
+            source: e.into(),
+        }
+        .into()
+    })
+}
+
+/// A mount of what is open, attached nowhere: it shows that file or directory and nothing else, whatever becomes of its path.
+fn detached(part: &OwnedFd, path: &str) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(part, "", flags).map_err(|e| {
         VolumeError::Access {
             path: path.to_owned(),
             source: e.into(),

@@ -82,24 +82,25 @@ pub fn prune(home: &Home, wanted: &dyn Fn(&Volume) -> bool) -> Result<Pruned> {
 /// # Errors
 /// [`Error::Io`], [`Error::DamagedState`].
 pub fn remove_anonymous(home: &Home, instance: &str, mounts: &[MountSpec]) -> Result<()> {
-    let anonymous: Vec<&str> = mounts
-        .iter()
-        .filter_map(|mount| match &mount.kind {
-            MountKind::Volume(volume) if volume.anonymous => volume.name.as_deref(),
-            _ => None,
-        })
-        .collect();
-    // Without any, no record need be read.
+    let anonymous = mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume(volume) if volume.anonymous => volume.name.as_deref(),
+        _ => None,
+    });
+    let mut held = Vec::new();
     for name in anonymous {
-        let Alone::Held(held) = hold::alone(home, name)? else {
-            continue;
-        };
-        let others: Vec<Use> = uses(home)?
-            .into_iter()
-            .filter(|one| one.instance != instance)
-            .collect();
+        if let Alone::Held(lock) = hold::alone(home, name)? {
+            held.push((name, lock));
+        }
+    }
+    // Nearly all of them have never been anybody else's: then no record need be read, however many there are.
+    let mut others: Vec<Use> = Vec::new();
+    if held.iter().any(|(_, lock)| lock.is_shared_out()) {
+        others = uses(home)?;
+        others.retain(|one| one.instance != instance);
+    }
+    for (name, lock) in held {
         if users(&others, name).is_empty() {
-            hold::discard(home, name, held)?;
+            hold::discard(home, name, lock)?;
         }
     }
     Ok(())

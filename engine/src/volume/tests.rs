@@ -191,13 +191,42 @@ fn anonymous_volumes_go_with_the_last_instance_that_has_them() {
     let mounts = [mount("/a"), mount("db:/b")];
     let specs = prepare(&home, &mounts, None).unwrap().specs();
     record(&home, "0123", &specs);
-    record(&home, "4567", &specs);
+    // --volumes-from 0123
+    let mut inherited = specs.clone();
+    for spec in &mut inherited {
+        spec.origin = crate::mount::Origin::Inherited;
+    }
+    let inherited = prepare(&home, &inherited, None).unwrap().specs();
+    record(&home, "4567", &inherited);
     remove_anonymous(&home, "0123", &specs).unwrap();
     assert_eq!(left(&home).len(), 2);
     fs::remove_dir_all(home.instance("0123")).unwrap();
-    remove_anonymous(&home, "4567", &specs).unwrap();
+    remove_anonymous(&home, "4567", &inherited).unwrap();
     assert_eq!(left(&home), ["db"]);
-    remove_anonymous(&home, "4567", &specs).unwrap();
+    remove_anonymous(&home, "4567", &inherited).unwrap();
+}
+
+#[test]
+fn an_anonymous_volume_that_somebody_has_named_stays_for_them() {
+    let (_temporary, home) = home();
+    let specs = prepare(&home, &[mount("/a")], None).unwrap().specs();
+    record(&home, "0123", &specs);
+    let name = left(&home).remove(0);
+    let named = prepare(&home, &[mount(&format!("{name}:/b"))], None).unwrap();
+    record(&home, "4567", &named.specs());
+    drop(named);
+    remove_anonymous(&home, "0123", &specs).unwrap();
+    assert_eq!(left(&home), [name]);
+}
+
+#[test]
+fn a_damaged_record_does_not_keep_the_anonymous_volumes_of_others() {
+    let (_temporary, home) = home();
+    let specs = prepare(&home, &[mount("/a")], None).unwrap().specs();
+    record(&home, "4567", &[]);
+    fs::write(home.instance("4567").join("instance.json"), "{").unwrap();
+    remove_anonymous(&home, "0123", &specs).unwrap();
+    assert!(left(&home).is_empty());
 }
 
 #[test]
@@ -466,4 +495,74 @@ fn a_volume_can_keep_its_content_in_a_directory_of_the_hosts() {
         wrong.insert("type".into(), kind.into());
         assert!(check_options("v", &wrong).is_err(), "{kind} {o}");
     }
+}
+
+#[test]
+fn a_container_sees_its_mounts() {
+    use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, default_spec, start};
+    let (temporary, home) = home();
+    let store = home.images().unwrap();
+    let image = crate::base::ensure(&store).unwrap();
+    let layers = store.layer_dirs(&image).unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    for directory in ["upper", "work", "bind/sub"] {
+        fs::create_dir_all(at(directory)).unwrap();
+    }
+    fs::write(at("bind/sub/file"), "from the host").unwrap();
+    fs::write(at("single"), "one file").unwrap();
+    let mut mounts = vec![
+        mount("db:/etc"),
+        mount("db:/ro:ro"),
+        mount(&format!("{}:/new/deep:ro", at("bind").display())),
+        mount(&format!("{}:/new/deep/sub/file", at("single").display())),
+        crate::mount::parse_tmpfs("/tmp:size=1m,mode=1770").unwrap(),
+    ];
+    let part = parse_mount("src=parts,dst=/part,volume-subpath=a", Path::new("/")).unwrap();
+    let parts = create(&home, &named("parts")).unwrap().mountpoint;
+    fs::create_dir(parts.join("a")).unwrap();
+    fs::write(parts.join("a/inner"), "inner").unwrap();
+    mounts.push(part);
+    mounts.sort_by_key(|mount| mount.target.matches('/').count());
+    let prepared = prepare(&home, &mounts, Some(&layers)).unwrap();
+    // A program with the whole volume puts a link to the host's files in the place of the part.
+    fs::rename(parts.join("a"), parts.join("b")).unwrap();
+    symlink(at("bind"), parts.join("a")).unwrap();
+    let script = "
+        set -e
+        grep -q root /etc/passwd        # copied up
+        echo written > /etc/new
+        cat /ro/new
+        ! touch /ro/x 2> /dev/null
+        ! touch /new/deep/x 2> /dev/null
+        test \"$(cat /new/deep/sub/file)\" = 'one file'
+        test \"$(stat -c %a /tmp)\" = 1770
+        test \"$(cat /part/inner)\" = inner
+        dd if=/dev/zero of=/tmp/x bs=64k count=17 2> /dev/null && exit 9
+        exit 7
+    ";
+    let command = ["sh", "-c", script].map(str::to_owned).to_vec();
+    let mut spec = default_spec(command);
+    let mut all = spec.mounts().clone().unwrap_or_default();
+    all.extend(prepared.mounts.iter().map(ResolvedMount::oci));
+    spec.set_mounts(Some(all));
+    let mut container = start(Launch {
+        id: &names::new_id().unwrap(),
+        spec: &spec,
+        rootfs: Rootfs::Overlay {
+            lower: &layers,
+            upper: &at("upper"),
+            work: &at("work"),
+            volatile: true,
+        },
+        stdio: Stdio::Inherit { stdin: false },
+    })
+    .unwrap();
+    let exit = container.wait().unwrap();
+    container.release(Teardown::Wait).unwrap();
+    assert_eq!(exit.status, ExitStatus::Exited(7));
+    assert_eq!(
+        fs::read(content(&home, "db").join("new")).unwrap(),
+        b"written\n"
+    );
+    assert_eq!(fs::read(at("single")).unwrap(), b"one file");
 }

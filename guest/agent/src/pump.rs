@@ -77,11 +77,22 @@ impl<'a> Pump<'a> {
         if main.silent() { main.take_end() } else { None }
     }
 
-    /// Tells the host of the further processes that have ended.
+    /// Tells the host of the further processes that have ended. Once the main process has, what the host does not take of
+    /// their output is lost: nobody who is slow to read it may keep the machine from its end.
     fn report(&mut self) -> Result<(), Failure> {
         let further = usize::from(self.main);
+        let over = self.main
+            && self
+                .running
+                .first()
+                .is_some_and(|main| main.end().is_some());
         for process in self.running.iter_mut().skip(further) {
-            if process.reported || process.end().is_none() || !process.drain(self.channel)? {
+            if process.reported || process.end().is_none() {
+                continue;
+            }
+            let drained = process.drain(self.channel)?;
+            let given_up = over && self.channel.clear();
+            if !drained && !given_up {
                 continue;
             }
             if let Some(end) = process.end() {

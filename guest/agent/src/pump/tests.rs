@@ -220,6 +220,22 @@ fn what_is_left_running_keeps_no_end_waiting() {
 }
 
 #[test]
+fn a_slow_reader_of_another_processs_output_does_not_keep_the_end_waiting() {
+    let mut host = Host::with(sh("read line; exit 2"));
+    // The window is full, and a pipe holds the rest.
+    host.exec(1, sh("head -c 300000 /dev/zero"));
+    let mut seen = 0;
+    while seen < WINDOW as usize {
+        if let Said::Output(1, bytes) = host.hear() {
+            seen += bytes.len();
+        }
+    }
+    host.say(&ToGuest::StdinEof(MAIN));
+    assert_eq!(host.hear(), Said::Exited(1, Status::Code(0)));
+    assert_eq!(host.main_end(), Ok(Status::Code(2)));
+}
+
+#[test]
 fn what_cannot_be_run_fails_alone() {
     let mut host = Host::with(sh("read line"));
     let mut lost = sh("true");

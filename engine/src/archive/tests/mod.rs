@@ -5,12 +5,14 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tar::{EntryType, Header};
 
 use super::writer::TarWriter;
 use super::*;
+
+mod diff;
+mod hostile;
 
 /// An instance's root, a directory of the host's, and what neither may touch.
 struct Scene {
@@ -92,48 +94,6 @@ impl Scene {
         assert_eq!(fs::read(outside.join("canary")).unwrap(), b"secret");
         assert_eq!(fs::read_dir(outside).unwrap().count(), 1);
         assert_eq!(fs::read_dir(self.directory.path()).unwrap().count(), 3);
-    }
-}
-
-/// A remote that answers with an archive of the test's own, as a hostile agent would.
-struct Hostile {
-    stat: PathStat,
-    archive: Vec<u8>,
-    endless: bool,
-}
-
-impl Remote for Hostile {
-    fn stat(&self, _path: &str) -> Result<PathStat> {
-        Ok(self.stat.clone())
-    }
-
-    fn get(&self, _path: &str, output: &mut dyn Write) -> Result<()> {
-        let failed = |e| ArchiveError::io("send", b"archive", e);
-        output.write_all(&self.archive).map_err(failed)?;
-        if self.endless {
-            loop {
-                output.write_all(&[0; 65_536]).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn put(&self, _directory: &str, _input: &mut dyn Read, _keep_owners: bool) -> Result<()> {
-        Ok(())
-    }
-}
-
-fn hostile(archive: Vec<u8>) -> Hostile {
-    Hostile {
-        stat: PathStat {
-            name: "x".into(),
-            size: 0,
-            mode: libc::S_IFDIR | 0o755,
-            mtime: (0, 0),
-            link_target: None,
-        },
-        archive,
-        endless: false,
     }
 }
 
@@ -322,6 +282,49 @@ fn a_tree_comes_out_and_goes_in_as_it_was() {
     scene.fetch("/data/tool", "mine").unwrap();
     assert_eq!(fs::metadata(scene.at("host/mine")).unwrap().uid(), 0);
     scene.nothing_outside_was_touched();
+}
+
+#[test]
+fn mounts_of_a_running_instance_are_seen_through_its_root() {
+    let scene = Scene::new();
+    let mount = scene.text("root/etc");
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-ec"])
+        .arg(format!("mount -t tmpfs tmpfs {mount} && echo inner > {mount}/file && touch {mount}/ready && exec sleep 60"))
+        .spawn()
+        .unwrap();
+    let root = format!("/proc/{}/root", child.id());
+    // What `exec` replaces keeps its number, so the mount is there as soon as the file is.
+    for _ in 0..2000 {
+        if Path::new(&format!("{root}{mount}/ready")).exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let remote = RootDirectory {
+        root: fs::File::open(&root).unwrap().into(),
+        user: None,
+    };
+    let options = CopyOptions::default();
+    let (inside, outside) = (format!("{mount}/file"), scene.text("host/copy"));
+    let got = from_remote(
+        &remote,
+        "c",
+        &inside,
+        &outside,
+        &options,
+        &mut std::io::sink(),
+    );
+    let (other, here) = (format!("{mount}/put"), scene.text("host/copy"));
+    let put = to_remote(&remote, "c", &here, &other, &options, &mut std::io::empty());
+    let there = remote.stat(&other);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    got.unwrap();
+    put.unwrap();
+    assert_eq!(there.unwrap().size, 6);
+    assert_eq!(fs::read(outside).unwrap(), b"inner\n");
+    assert_eq!(tree(&scene.at("root/etc")).len(), 1);
 }
 
 #[test]
@@ -542,214 +545,6 @@ fn failures_are_told_in_dockers_words() {
 }
 
 #[test]
-fn what_an_instance_has_never_leads_out_of_it() {
-    let scene = Scene::new();
-    let outside = scene.at("outside");
-    symlink(&outside, scene.at("root/absolute")).unwrap();
-    symlink("../outside", scene.at("root/climbing")).unwrap();
-    symlink("/proc/self/root", scene.at("root/magic")).unwrap();
-    fs::write(scene.at("host/file"), "x").unwrap();
-    for path in ["/absolute", "/climbing", "/magic/etc", "/../outside"] {
-        assert!(
-            scene.fetch(&format!("{path}/canary"), "x").is_err(),
-            "{path}"
-        );
-        assert!(scene.fetch(&format!("{path}/."), "x").is_err(), "{path}");
-        assert!(scene.send("file", &format!("{path}/x")).is_err(), "{path}");
-        let archive = tar_of(&[(EntryType::Regular, "x", "x")]);
-        assert!(scene.unpack(path, &archive).is_err(), "{path}");
-    }
-    // The links themselves are copied, as links.
-    scene.fetch("/.", "all").unwrap();
-    assert!(
-        fs::symlink_metadata(scene.at("host/all/climbing"))
-            .unwrap()
-            .is_symlink()
-    );
-    scene.nothing_outside_was_touched();
-}
-
-#[test]
-fn an_archive_never_writes_out_of_its_destination() {
-    use EntryType::{Directory, Link, Regular, Symlink};
-    let scene = Scene::new();
-    let outside = scene.text("outside");
-    let through = format!("{outside}/canary");
-    let cases: &[&[(EntryType, &str, &str)]] = &[
-        &[(Regular, "../outside/canary", "bad")],
-        &[(Regular, "x/../../outside/canary", "bad")],
-        &[(Symlink, "x", &outside), (Regular, "x/canary", "bad")],
-        &[(Symlink, "x", "../outside"), (Regular, "x/canary", "bad")],
-        &[(Symlink, "x", "../outside"), (Regular, "x/new/file", "bad")],
-        &[
-            (Symlink, "x", "."),
-            (Symlink, "x/y", "../outside"),
-            (Regular, "x/y/canary", "bad"),
-        ],
-        &[(Symlink, "x", &outside), (Directory, "x/", "")],
-        &[(Link, "x", "../outside/canary"), (Regular, "x", "bad")],
-        &[(Symlink, "y", &outside), (Link, "x", "y/canary")],
-        &[(Symlink, "x", "x"), (Regular, "x/y", "bad")],
-        &[(Regular, "", "bad")],
-        &[(Link, "x", "")],
-        &[(Symlink, "x", "")],
-    ];
-    for (n, entries) in cases.iter().enumerate() {
-        let into = format!("into-{n}");
-        fs::create_dir(scene.at("root").join(&into)).unwrap();
-        assert!(
-            scene.unpack(&into, &tar_of(entries)).is_err(),
-            "{entries:?}"
-        );
-        scene.nothing_outside_was_touched();
-        // And from an instance to the host.
-        fs::create_dir(scene.at("host").join(&into)).unwrap();
-        let destination = format!("{}/{into}", scene.text("host"));
-        let remote = hostile(tar_of(entries));
-        let done = from_remote(
-            &remote,
-            "c",
-            "/x/.",
-            &destination,
-            &CopyOptions::default(),
-            &mut std::io::sink(),
-        );
-        assert!(done.is_err(), "{entries:?}");
-        scene.nothing_outside_was_touched();
-    }
-    // A leading slash means the destination, as for tar programs.
-    scene
-        .unpack("/", &tar_of(&[(Regular, &through, "harmless")]))
-        .unwrap();
-    scene.nothing_outside_was_touched();
-    assert!(
-        scene
-            .at("root")
-            .join(through.trim_start_matches('/'))
-            .is_file()
-    );
-}
-
-#[test]
-fn an_instance_cannot_send_files_that_were_not_asked_for() {
-    use EntryType::{Directory, Link, Regular};
-    let scene = Scene::new();
-    fs::write(scene.at("host/mine"), "mine").unwrap();
-    let cases: &[&[(EntryType, &str, &str)]] = &[
-        &[(Regular, ".bashrc", "bad")],
-        &[(Directory, "x/", ""), (Regular, "mine", "bad")],
-        &[(Directory, "x/", ""), (Link, "x/stolen", "mine")],
-    ];
-    for entries in cases {
-        for destination in ["", "new"] {
-            let destination = format!("{}/{destination}", scene.text("host"));
-            let remote = hostile(tar_of(entries));
-            let told = from_remote(
-                &remote,
-                "c",
-                "/x",
-                &destination,
-                &CopyOptions::default(),
-                &mut std::io::sink(),
-            );
-            let told = told.unwrap_err().to_string();
-            assert!(told.contains("nobody has asked for it"), "{told}");
-        }
-    }
-    assert_eq!(fs::read(scene.at("host/mine")).unwrap(), b"mine");
-    assert!(!scene.at("host/.bashrc").exists());
-}
-
-#[test]
-fn an_archive_that_never_ends_is_left() {
-    let scene = Scene::new();
-    let mut remote = hostile(tar_of(&[(EntryType::Regular, "x", "content")]));
-    remote.endless = true;
-    remote.stat.mode = libc::S_IFREG | 0o644;
-    let destination = scene.text("host/x");
-    let copy = |remote: &Hostile| {
-        from_remote(
-            remote,
-            "c",
-            "/x",
-            &destination,
-            &CopyOptions::default(),
-            &mut std::io::sink(),
-        )
-    };
-    copy(&remote).unwrap();
-    assert_eq!(fs::read(scene.at("host/x")).unwrap(), b"content");
-    // And one that is cut short is told as such.
-    remote.endless = false;
-    remote.archive.truncate(700);
-    let told = copy(&remote).unwrap_err();
-    assert!(
-        matches!(told, ArchiveError::Io { .. } | ArchiveError::Archive(_)),
-        "{told}"
-    );
-}
-
-/// Swaps a directory for a link to `outside` and back, at once each time, while something goes on.
-fn while_swapping(scene: &Scene, mut work: impl FnMut()) {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    let done = AtomicBool::new(false);
-    let (place, link) = (scene.at("root/swap"), scene.at("root/link"));
-    fs::create_dir(&place).unwrap();
-    fs::write(place.join("canary"), "decoy").unwrap();
-    symlink(scene.at("outside"), &link).unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                renameat_with(CWD, &place, CWD, &link, RenameFlags::EXCHANGE).unwrap();
-            }
-        });
-        for _ in 0..400 {
-            work();
-        }
-        done.store(true, Ordering::Relaxed);
-    });
-}
-
-#[test]
-fn a_link_swapped_in_while_copying_out_shows_nothing_of_the_host() {
-    let scene = Scene::new();
-    let remote = scene.remote();
-    let mut decoys = 0;
-    while_swapping(&scene, || {
-        for path in ["/swap/canary", "/swap/.", "/."] {
-            let mut archive = Vec::new();
-            // Whatever is there at the moment, or nothing.
-            let _ = remote.get(path, &mut archive);
-            let holds = |word: &[u8]| archive.windows(word.len()).any(|part| part == word);
-            assert!(!holds(b"secret"), "{path}");
-            decoys += usize::from(holds(b"decoy"));
-        }
-    });
-    assert!(decoys > 0, "the directory was never there");
-    scene.nothing_outside_was_touched();
-}
-
-#[test]
-fn a_link_swapped_in_while_copying_in_leads_nowhere() {
-    let scene = Scene::new();
-    let remote = scene.remote();
-    let archive = tar_of(&[
-        (EntryType::Regular, "swap/canary", "new"),
-        (EntryType::Regular, "swap/more", "new"),
-        (EntryType::Symlink, "swap/link", "canary"),
-    ]);
-    let inner = tar_of(&[
-        (EntryType::Regular, "canary", "new"),
-        (EntryType::Fifo, "fifo", ""),
-    ]);
-    while_swapping(&scene, || {
-        let _ = remote.put("/", &mut archive.as_slice(), false);
-        let _ = remote.put("/swap", &mut inner.as_slice(), false);
-    });
-    scene.nothing_outside_was_touched();
-}
-
-#[test]
 fn a_file_that_shrinks_while_it_is_read_keeps_the_archive_whole() {
     let mut bytes = Vec::new();
     let mut tar = TarWriter::new(&mut bytes);
@@ -774,155 +569,4 @@ fn a_file_that_shrinks_while_it_is_read_keeps_the_archive_whole() {
         })
         .collect();
     assert_eq!(read, [b"short\0\0\0\0\0", b"much longe"]);
-}
-
-fn letters(changes: &[Change]) -> Vec<String> {
-    changes
-        .iter()
-        .map(|change| format!("{} {}", change.kind.letter(), change.path))
-        .collect()
-}
-
-/// Runs a script in an overlay of `lower` with a new upper layer, which stays; None where overlays cannot be mounted.
-fn upper_after(scene: &Scene, lower: &[&Path], script: &str) -> Option<PathBuf> {
-    let (upper, work, merged) = (
-        scene.at("host/upper"),
-        scene.at("host/work"),
-        scene.at("host/merged"),
-    );
-    for path in [&upper, &work, &merged] {
-        fs::create_dir_all(path).unwrap();
-    }
-    let lower: Vec<&str> = lower.iter().map(|path| path.to_str().unwrap()).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},redirect_dir=off,metacopy=off",
-        lower.join(":"),
-        upper.display(),
-        work.display()
-    );
-    let done = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-ec"])
-        .arg(format!(
-            "mount -t overlay overlay -o {options} {0} && cd {0} && {script}",
-            merged.display()
-        ))
-        .output()
-        .unwrap();
-    if !done.status.success() {
-        eprintln!(
-            "skipped: no overlay here: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        return None;
-    }
-    Some(upper)
-}
-
-#[test]
-fn diff_tells_what_docker_tells() {
-    let scene = Scene::new();
-    let (base, top) = (scene.at("root/base"), scene.at("root/top"));
-    for path in ["etc/apt", "srv/data/deep", "var/log", "opt/gone", "usr/bin"] {
-        fs::create_dir_all(base.join(path)).unwrap();
-    }
-    for path in [
-        "etc/passwd",
-        "etc/mtab",
-        "srv/data/a",
-        "srv/data/b",
-        "srv/data/deep/c",
-        "usr/bin/tool",
-        "var/log/touched",
-        "opt/gone/x",
-        "was-file",
-    ] {
-        fs::write(base.join(path), path).unwrap();
-    }
-    fs::create_dir_all(top.join("etc")).unwrap();
-    fs::write(top.join("etc/hosts"), "top").unwrap();
-    let script = "
-        echo root >> etc/passwd            # changed
-        rm etc/mtab                        # deleted
-        echo new > etc/new                 # added
-        rm -r srv/data; mkdir srv/data; echo b > srv/data/b   # opaque: a and deep are gone
-        chmod 700 usr/bin                  # a directory's own mode
-        touch var/log                      # a directory's time is no change
-        touch -r var/log/touched -m var/log/touched   # copied up, nothing changed
-        mkdir -p home/me/dir; echo x > home/me/file
-        rm -r opt/gone; echo file > opt/gone           # a directory that became a file
-        rm was-file; mkdir was-file; echo x > was-file/y
-        echo x > tmp-file; rm tmp-file                 # never there
-        mv etc/hosts etc/hosts2
-    ";
-    let script = script
-        .lines()
-        .filter_map(|line| line.split('#').next())
-        .collect::<Vec<_>>()
-        .join("\n");
-    let Some(upper) = upper_after(&scene, &[&top, &base], &script) else {
-        return;
-    };
-    let layers = [top, base];
-    let upper = fs::File::open(upper).unwrap();
-    let told = letters(&changes(&layers, upper.as_fd()).unwrap());
-    assert_eq!(
-        told,
-        [
-            "C /etc",
-            "D /etc/hosts",
-            "A /etc/hosts2",
-            "D /etc/mtab",
-            "A /etc/new",
-            "C /etc/passwd",
-            "A /home",
-            "A /home/me",
-            "A /home/me/dir",
-            "A /home/me/file",
-            "C /opt",
-            "C /opt/gone",
-            "D /opt/gone/x",
-            "C /srv",
-            "C /srv/data",
-            "D /srv/data/a",
-            "C /srv/data/b",
-            "D /srv/data/deep",
-            "C /usr",
-            "C /usr/bin",
-            "C /was-file",
-            "A /was-file/y",
-        ]
-    );
-    // The same from a list in any order, as an agent sends it.
-    let mut entries = upper_entries(upper.as_fd()).unwrap();
-    entries.reverse();
-    assert_eq!(letters(&changes_of(&layers, &entries).unwrap()), told);
-}
-
-#[test]
-fn a_list_of_changes_from_an_agent_is_checked() {
-    let scene = Scene::new();
-    let layers = [scene.at("root")];
-    let entry = |path: &str| UpperEntry {
-        path: path.as_bytes().to_vec(),
-        mode: libc::S_IFREG | 0o644,
-        ..UpperEntry::default()
-    };
-    for path in ["../outside/canary", "a/../../b", "a\0b", &"a/".repeat(5000)] {
-        assert!(changes_of(&layers, &[entry(path)]).is_err(), "{path}");
-    }
-    // Parents that are left out, the root, and names twice.
-    let told = changes_of(
-        &layers,
-        &[
-            entry("etc/deep/x"),
-            entry("/"),
-            entry("etc/motd"),
-            entry("/etc/motd"),
-        ],
-    )
-    .unwrap();
-    assert_eq!(
-        letters(&told),
-        ["C /etc", "C /etc/deep", "A /etc/deep/x", "C /etc/motd"]
-    );
 }

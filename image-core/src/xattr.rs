@@ -1,5 +1,6 @@
 //! Extended attributes that travel with a file.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::XattrFlags;
@@ -8,8 +9,11 @@ use rustix::io::Errno;
 /// The kernel's limit for an attribute's value and for a list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), bytes.
 const BYTES: usize = 65_536;
 
+/// Names and values.
+pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Whether an attribute belongs to the file, and not to overlayfs or to the host's security modules.
-pub(crate) fn is_passed_on(name: &[u8]) -> bool {
+fn is_passed_on(name: &[u8]) -> bool {
     matches!(
         name,
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"
@@ -17,7 +21,7 @@ pub(crate) fn is_passed_on(name: &[u8]) -> bool {
 }
 
 /// The attributes of an open file that travel with it. What cannot be read has none.
-pub(crate) fn of(file: BorrowedFd<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub fn of(file: BorrowedFd<'_>) -> Attributes {
     // Most files have none: that costs one call and no memory.
     match rustix::fs::flistxattr_query(file) {
         Ok(0) | Err(_) => return Vec::new(),
@@ -39,11 +43,14 @@ pub(crate) fn of(file: BorrowedFd<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Sets those of the attributes that may travel; a file system without attributes keeps what it can.
-pub(crate) fn set(file: BorrowedFd<'_>, attributes: &[(Vec<u8>, Vec<u8>)]) -> Result<(), Errno> {
+///
+/// # Errors
+/// The system's, for the first that cannot be set.
+pub fn set(file: BorrowedFd<'_>, attributes: &[(Vec<u8>, Vec<u8>)]) -> io::Result<()> {
     for (name, value) in attributes.iter().filter(|(name, _)| is_passed_on(name)) {
         match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
             Ok(()) | Err(Errno::NOTSUP) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())
