@@ -28,9 +28,11 @@ b dd if=/dev/zero of=/data/sparse bs=1 count=1 seek=16777215 2>/dev/null; stat -
 if echo x > /ro/new; then echo BAD; fi 2>/dev/null; if rm /ro/theirs; then echo BAD; fi 2>/dev/null
 if [ "$QUICK" ]; then b cp /bin/busybox /data/busybox; b cmp /bin/busybox /data/busybox; /data/busybox true; fi
 if [ -x /data/map ]; then /data/map /data/mapped; else echo mapped and locked; fi
+if [ "$LOCKS" ]; then /data/map wait /data/held > /data/waited & fi
 echo ready
 while [ ! -e /data/go ]; do sleep 0.05; done
 cat /data/theirs; ls /data/made; cat /etc/one
+wait; if [ "$LOCKS" ]; then cat /data/waited; fi
 echo end > /data/end
 "#;
 
@@ -44,6 +46,12 @@ const MAP: &str = r#"
 #include <sys/mman.h>
 #include <unistd.h>
 int main(int count, char **words) {
+    if (count == 3) {
+        /* Somebody else has locked it. */
+        if (flock(open(words[2], O_RDWR), LOCK_EX)) return 7;
+        puts("waited");
+        return 0;
+    }
     int file = open(words[1], O_RDWR | O_CREAT | O_TRUNC, 0644);
     if (count != 2 || file < 0 || ftruncate(file, 8192)) return 1;
     char *map = mmap(0, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -90,14 +98,20 @@ fn shared(machine: &mut Machine) -> (PathBuf, PathBuf) {
 }
 
 /// Runs the script, does the host's part in the middle, and looks at what has become of the files.
-/// `quick`: whether a guest's kernel copies two megabytes in less than seconds.
-fn run_the_script(machine: &mut Machine, quick: bool) {
+/// `quick`: whether a guest's kernel copies two megabytes in less than seconds. `locks`: whether its locks are the host's.
+fn run_the_script(machine: &mut Machine, quick: bool, locks: bool) {
     let (directory, one) = shared(machine);
     build_map(&directory);
     let has_map = directory.join("map").exists();
     if quick {
         machine.process.env.push("QUICK=1".into());
     }
+    let locks = locks && has_map;
+    if locks {
+        machine.process.env.push("LOCKS=1".into());
+    }
+    let held = fs::File::create(directory.join("held")).unwrap();
+    held.lock().unwrap();
     machine.process.args = sh(SCRIPT);
     let ran = machine.run_and(&[], "ready\n", |_| {
         // The guest runs, and has written this.
@@ -111,11 +125,14 @@ fn run_the_script(machine: &mut Machine, quick: bool) {
         fs::create_dir(directory.join("made")).unwrap();
         fs::write(directory.join("made/inside"), "").unwrap();
         fs::write(directory.join("go"), "").unwrap();
+        assert_eq!(fs::read(directory.join("waited")).unwrap_or_default(), b"");
+        held.unlock().unwrap();
     });
     let expected = format!(
-        "theirs\none\n{}theirs \nours\nmore\n2 644 0 0\ngone\n16777216\nmapped and locked\nready\n\
-         changed by the host\ninside\none, changed\n",
-        if has_map { "map " } else { "" }
+        "theirs\none\nheld {}theirs \nours\nmore\n2 644 0 0\ngone\n16777216\nmapped and locked\nready\n\
+         changed by the host\ninside\none, changed\n{}",
+        if has_map { "map " } else { "" },
+        if locks { "waited\n" } else { "" },
     );
     assert_eq!(
         String::from_utf8_lossy(&ran.stdout),
@@ -158,14 +175,14 @@ fn run_the_script(machine: &mut Machine, quick: bool) {
 #[test]
 fn the_host_and_a_guest_under_tcg_work_on_the_same_files() {
     let Some(mut machine) = tcg() else { return };
-    run_the_script(&mut machine, true);
+    run_the_script(&mut machine, true, false);
 }
 
 /// One boot for much: on kvm_pvm it takes many seconds, and so does each command.
 #[test]
 fn the_host_and_a_guest_on_kvm_work_on_the_same_files() {
     let Some(mut machine) = kvm() else { return };
-    run_the_script(&mut machine, substrate().is_hardware());
+    run_the_script(&mut machine, substrate().is_hardware(), true);
 }
 
 #[test]
