@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use container_core::cgroup::{self, Cgroup};
-use container_core::{Created, Init, Launch, Rootfs, Stdio, create, open_gate};
+use container_core::{Created, Init, Launch, Rootfs, SeccompListener, Stdio, create, open_gate};
 use oci_spec::runtime::Spec;
 
 use super::arguments::{
@@ -166,7 +166,7 @@ impl Runtime {
             .init()?
             .ok_or_else(|| anyhow!("container {} has ended", arguments.id))?;
         let started = self.start_hooked(&container, &spec, &init, || {
-            open_gate(&container.gate(), &command)?;
+            pass_gate(&container, &spec, &command)?;
             container.close_gate()
         });
         if let Err(error) = started {
@@ -217,7 +217,7 @@ impl Runtime {
         let started = match &command {
             None => Err(anyhow!("process: is needed to start a container")),
             Some(command) => self.start_hooked(&container, &spec, &init, || {
-                open_gate(&container.gate(), command)?;
+                pass_gate(&container, &spec, command)?;
                 container.close_gate()
             }),
         };
@@ -324,6 +324,15 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+/// Has a container that waits execute its command.
+fn pass_gate(container: &Container, spec: &Spec, command: &str) -> Result<()> {
+    let listener = SeccompListener::of(spec, &container.hook_state(spec));
+    let listener = listener
+        .as_ref()
+        .map(|listener| (listener, container.record.pid));
+    Ok(open_gate(&container.gate(), command, listener)?)
 }
 
 /// The cgroup of a container, written into its configuration when that names none.

@@ -6,7 +6,7 @@ use super::report::{At, Message, Outcome, Step};
 use super::{ChildStdio, Gate, Setup};
 use crate::plan::process::CapabilityPlan;
 use crate::sys::credentials::{self, Sets};
-use crate::sys::{self, Errno, file, process};
+use crate::sys::{self, Errno, Fd, file, process};
 
 /// The numbers of capabilities end where the kernel says EINVAL; there are fewer than 64 (capabilities(7)).
 const CAPABILITY_BITS: u32 = 64;
@@ -129,7 +129,16 @@ impl Setup<'_> {
             process::unblock_signals();
         }
         if let Some(filter) = &plan.filter {
-            credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;
+            let loaded =
+                credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;
+            if filter.notifies() {
+                // The launcher takes it to who answers; from here on a call of ours may be one to be answered.
+                let listener = loaded as Fd;
+                Message::Listener
+                    .send(self.socket, Some(listener))
+                    .at(Step::Filter)?;
+                file::close(listener);
+            }
         }
         match &plan.capabilities {
             Some(capabilities) => self.limit_to(capabilities)?,

@@ -1,7 +1,7 @@
 //! The mounts of the specification, and the paths it hides or makes read-only.
 
 use super::report::{At, Outcome, Step};
-use super::{HERE, Setup};
+use super::{HERE, Setup, copy_up};
 use crate::plan::mounts::{Inside, Kind, MountPlan, Parameter};
 use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use crate::sys::mount::{
@@ -42,11 +42,19 @@ impl Setup<'_> {
                 }
                 (tree, stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
             }
+            Kind::Prepared { tree, .. } => {
+                let tree = sys::raw(tree);
+                let stat = file::fstat(tree).at_index(Step::MountSource, index)?;
+                (tree, stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+            }
             Kind::Cgroup => return self.mount_cgroups(index, planned),
         };
         let target = self
             .make_target(&planned.target, is_directory)
             .at_index(Step::MountTarget, index)?;
+        if planned.copy_up {
+            copy_up::copy(target, tree).at_index(Step::CopyUp, index)?;
+        }
         self.place(index, planned, tree, target)
     }
 

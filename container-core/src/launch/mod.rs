@@ -20,7 +20,9 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookState};
 use crate::init::Init;
+use crate::listener::SeccompListener;
 use crate::plan::{Plan, c_string};
+use crate::seccomp::Filter;
 use crate::sys::clone::{self, Child};
 use crate::sys::{self, process};
 
@@ -220,6 +222,9 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
         .map(Cgroup::entrances)
         .unwrap_or_default();
     let mut starting = Starting::new(cgroup);
+    if plan.process.filter.as_ref().is_some_and(Filter::notifies) {
+        starting.listener = SeccompListener::of(launch.spec, &HookState::of(&launch));
+    }
     let early_hooks = launch
         .spec
         .hooks()
