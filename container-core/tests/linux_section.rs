@@ -368,3 +368,79 @@ fn somebody_else_answers_a_call() {
     assert_eq!(told["state"]["id"], fixture.id.as_str());
     assert_eq!(told["pid"], told["state"]["pid"]);
 }
+
+#[test]
+fn proc_is_not_mounted_through_a_link_of_the_image() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fs::remove_dir(fixture.root().join("proc")).unwrap();
+    symlink("/data", fixture.root().join("proc")).unwrap();
+    let error = fixture
+        .run_in(&shell("true"), fixture.overlay())
+        .unwrap_err();
+    assert!(error.to_string().contains("/proc"), "{error}");
+    assert!(error.to_string().contains("link"), "{error}");
+}
+
+#[test]
+fn a_memory_policy_is_the_commands() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let mut spec = shell("grep -c 'bind:0' /proc/self/numa_maps");
+    let mut policy = oci_spec::runtime::LinuxMemoryPolicy::default();
+    policy
+        .set_mode(oci_spec::runtime::MemoryPolicyModeType::MpolBind)
+        .set_nodes(Some("0".to_owned()));
+    spec.linux_mut()
+        .as_mut()
+        .unwrap()
+        .set_memory_policy(Some(policy));
+    if !Path::new("/proc/self/numa_maps").exists() {
+        eprintln!("skipped: this kernel has no memory nodes");
+        return;
+    }
+    let count: u32 = fixture.run(&spec).ok().trim().parse().unwrap();
+    assert!(count > 0);
+}
+
+#[test]
+fn a_root_can_be_moved_in_place_of_a_pivot() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let spec = shell("ls / | tr '\\n' ' '; cat /proc/1/comm; while :; do sleep 100; done");
+    let (read_end, write) = common::pipe();
+    let error = write.try_clone().unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    let stdio = container_core::Stdio::Descriptors([null.into(), write, error]);
+    let mut launch = fixture.launch(&spec, fixture.overlay(), stdio);
+    launch.no_pivot = true;
+    let container = container_core::start(launch).unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(read_end), &mut line).unwrap();
+    assert_eq!(line, "bin data dev etc proc root sys tmp sh\n");
+    let (mut output, write) = common::pipe();
+    let mut process = spec.process().clone().unwrap();
+    process.set_args(Some(vec!["ls".to_owned(), "/".to_owned()]));
+    let init = container.init().unwrap().unwrap();
+    let null = || fs::File::open("/dev/null").unwrap().into();
+    let mut executed = container_core::exec(container_core::Exec {
+        init: &init,
+        process: &process,
+        seccomp: None,
+        cgroup: container.cgroup(),
+        stdio: container_core::Stdio::Descriptors([null(), write, null()]),
+        tied: true,
+        preserve_fds: 0,
+    })
+    .unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut output, &mut text).unwrap();
+    executed.wait().unwrap();
+    assert_eq!(text, "bin\ndata\ndev\netc\nproc\nroot\nsys\ntmp\n");
+}

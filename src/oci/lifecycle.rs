@@ -40,11 +40,6 @@ impl Runtime {
     /// Everything up to the point where the command waits.
     fn make(&self, arguments: &CreateArguments, detached: bool) -> Result<Waiting> {
         check_id(&arguments.id)?;
-        if arguments.no_pivot {
-            bail!(
-                "--no-pivot: is not supported: without pivot_root the host's files could be reached from inside"
-            );
-        }
         let bundle = Bundle::load(&arguments.bundle, &self.log)?;
         let rootfs = bundle.rootfs()?;
         let Bundle {
@@ -83,6 +78,7 @@ impl Runtime {
             tied: false,
             preserve_fds,
             new_keyring: !arguments.no_new_keyring,
+            no_pivot: arguments.no_pivot,
             bundle: Some(&directory),
             gate: Some(&gate),
             ..Launch::new(&arguments.id, &spec, Rootfs::Directory(&rootfs), stdio)

@@ -80,6 +80,9 @@ impl Setup<'_> {
         if let Some(scheduler) = &plan.scheduler {
             process::set_scheduler(scheduler).at(Step::Scheduler)?;
         }
+        if let Some(policy) = &plan.memory_policy {
+            process::set_memory_policy(policy).at(Step::MemoryPolicy)?;
+        }
         if let Some(priority) = plan.io_priority {
             process::set_io_priority(priority).at(Step::IoPriority)?;
         }

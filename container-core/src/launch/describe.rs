@@ -96,6 +96,10 @@ pub(crate) fn failure(plan: &Plan, failure: Failure) -> Error {
             }
             _ => format!("mount {}", mount()),
         },
+        Step::MountTarget if errno == Errno(libc::ELOOP) => format!(
+            "make the mount point {} (proc and sysfs are mounted on directories, not on what a link in the image leads to)",
+            mount()
+        ),
         Step::MountTarget => format!("make the mount point {}", mount()),
         Step::Mount => format!("mount {}", mount()),
         Step::MountAttributes => format!("set the mount options of {}", mount()),
@@ -162,6 +166,7 @@ pub(crate) fn failure(plan: &Plan, failure: Failure) -> Error {
             }
         ),
         Step::Time => "make a time namespace with linux.timeOffsets".to_owned(),
+        Step::MemoryPolicy => "set linux.memoryPolicy".to_owned(),
         Step::Init => "start the command below an init".to_owned(),
         Step::Stdio => "set up standard input, output and error".to_owned(),
         Step::Groups => "set the supplementary groups".to_owned(),

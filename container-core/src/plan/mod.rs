@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) readonly_root: bool,
     /// Propagation of the container's root mount, and whether of everything below.
     pub(crate) propagation: (u64, bool),
+    /// Move the root over the old one in place of pivot_root(2).
+    pub(crate) no_pivot: bool,
     pub(crate) mounts: Vec<MountPlan>,
     /// The container has a /dev of its own, which gets the default devices and links.
     pub(crate) own_dev: bool,
@@ -188,14 +190,11 @@ impl Plan {
             root: RootPlan::new(rootfs, spec, in_user_namespace, own_mounts)?,
             mounts: planned,
             early_mounts,
-            process: ProcessPlan::new(
-                process,
-                linux.seccomp().as_ref(),
-                linux.personality().as_ref(),
-            )?,
+            process: ProcessPlan::new(process, linux.seccomp().as_ref(), Some(linux))?,
             namespaces,
             readonly_root,
             propagation,
+            no_pivot: false,
             own_dev,
             masked,
             readonly,
@@ -217,6 +216,7 @@ impl Plan {
             root: RootPlan::Unchanged,
             readonly_root: false,
             propagation: (libc::MS_PRIVATE, true),
+            no_pivot: false,
             mounts: Vec::new(),
             own_dev: false,
             devices: Vec::new(),
@@ -253,11 +253,6 @@ fn refuse_what_is_not_done(linux: &Linux) -> Result<()> {
             linux.intel_rdt().is_some(),
             "linux.intelRdt",
             "cache and bandwidth allocation is not supported",
-        ),
-        (
-            linux.memory_policy().is_some(),
-            "linux.memoryPolicy",
-            "is not supported",
         ),
         (
             linux

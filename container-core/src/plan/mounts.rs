@@ -88,6 +88,13 @@ pub(crate) enum Kind {
     Cgroup,
 }
 
+impl Kind {
+    /// Whether it shows the kernel itself, so that an image must have no say in where it is.
+    pub(crate) fn is_of_the_kernel(&self) -> bool {
+        matches!(self, Self::FileSystem { name, .. } if matches!(name.to_bytes(), b"proc" | b"sysfs"))
+    }
+}
+
 /// One mount, ready to be made.
 #[derive(Debug)]
 pub(crate) struct MountPlan {
