@@ -61,7 +61,11 @@ pub(crate) fn cp(root: &Path, arguments: &CpArguments) -> anyhow::Result<u8> {
 pub(crate) fn diff(root: &Path, arguments: &DiffArguments) -> anyhow::Result<u8> {
     let home = Home::open(root)?;
     for change in lifecycle::diff(&home, &arguments.instance)? {
-        println!("{} {}", change.kind.letter(), output::printable(&change.path));
+        println!(
+            "{} {}",
+            change.kind.letter(),
+            output::printable(&change.path)
+        );
     }
     Ok(0)
 }

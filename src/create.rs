@@ -75,7 +75,10 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
             }
         }),
         limits: Limits {
-            memory: arguments.memory.map(|bytes| bytes.0).filter(|bytes| *bytes > 0),
+            memory: arguments
+                .memory
+                .map(|bytes| bytes.0)
+                .filter(|bytes| *bytes > 0),
             memory_swap: arguments.memory_swap.as_deref().map(swap).transpose()?,
             cpus: arguments.cpus,
             // docker: 0 and -1 are no limit.
@@ -116,8 +119,11 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
 
 /// A signal by name or number.
 pub(crate) fn signal(flag: &str, text: &str) -> anyhow::Result<i32> {
-    engine::signal_number(text)
-        .ok_or_else(|| anyhow!("invalid signal: {text} ({flag} takes a name such as TERM, or a number from 1 to 64)"))
+    engine::signal_number(text).ok_or_else(|| {
+        anyhow!(
+            "invalid signal: {text} ({flag} takes a name such as TERM, or a number from 1 to 64)"
+        )
+    })
 }
 
 struct Security {
@@ -161,7 +167,9 @@ fn swap(text: &str) -> anyhow::Result<i64> {
 
 fn ulimit(text: &str) -> anyhow::Result<Ulimit> {
     let wrong = || {
-        anyhow!("invalid ulimit {text:?}: write NAME=SOFT[:HARD], such as nofile=1024:4096 (-1 for no limit)")
+        anyhow!(
+            "invalid ulimit {text:?}: write NAME=SOFT[:HARD], such as nofile=1024:4096 (-1 for no limit)"
+        )
     };
     let (name, values) = text.split_once('=').ok_or_else(wrong)?;
     let number = |text: &str| match text {
@@ -290,10 +298,15 @@ fn log_options(driver: &str, options: &[String]) -> anyhow::Result<LogOptions> {
                         anyhow!("invalid log option max-file={value}: max-file must be a number from 1 to 1000")
                     })?;
             }
-            _ => bail!("unknown log opt '{key}' for {driver} log driver: max-size and max-file are known"),
+            _ => bail!(
+                "unknown log opt '{key}' for {driver} log driver: max-size and max-file are known"
+            ),
         }
     }
-    if log.max_file > 1 && log.max_size.is_none() && options.iter().any(|o| o.starts_with("max-file")) {
+    if log.max_file > 1
+        && log.max_size.is_none()
+        && options.iter().any(|o| o.starts_with("max-file"))
+    {
         bail!("max-file cannot be used without max-size: say how large a file may be");
     }
     Ok(log)
@@ -305,7 +318,10 @@ mod tests {
 
     #[test]
     fn restart_policies_are_read_as_docker_reads_them() {
-        assert_eq!(restart_policy("on-failure:3").unwrap(), RestartPolicy::OnFailure(3));
+        assert_eq!(
+            restart_policy("on-failure:3").unwrap(),
+            RestartPolicy::OnFailure(3)
+        );
         assert_eq!(restart_policy("always").unwrap(), RestartPolicy::Always);
         for wrong in ["sometimes", "always:3", "on-failure:x", "on-failure:-1"] {
             assert!(restart_policy(wrong).is_err(), "{wrong}");
@@ -330,7 +346,13 @@ mod tests {
         };
         let log = options(&["max-size=10m", "max-file=3"]).unwrap();
         assert_eq!((log.max_size, log.max_file), (Some(10 << 20), 3));
-        for wrong in [&["max-size=x"][..], &["max-file=0", "max-size=1m"], &["max-file=3"], &["compress"], &["x=1"]] {
+        for wrong in [
+            &["max-size=x"][..],
+            &["max-file=0", "max-size=1m"],
+            &["max-file=3"],
+            &["compress"],
+            &["x=1"],
+        ] {
             assert!(options(wrong).is_err(), "{wrong:?}");
         }
         assert!(log_options("syslog", &[]).is_err());

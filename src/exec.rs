@@ -12,7 +12,10 @@ use crate::cli::ExecArguments;
 use crate::output;
 
 pub(crate) fn exec(root: &Path, arguments: &ExecArguments) -> anyhow::Result<u8> {
-    if arguments.tty && arguments.interactive && !arguments.detach && !std::io::stdin().is_terminal()
+    if arguments.tty
+        && arguments.interactive
+        && !arguments.detach
+        && !std::io::stdin().is_terminal()
     {
         bail!("the input device is not a terminal: leave -t out, or run this from a terminal");
     }

@@ -57,8 +57,9 @@ fn one(
     if wants(InspectType::Image) {
         match store.resolve(name) {
             Ok(found) => return Ok(Ok((Kind::Image, image(store, &found)?))),
-            Err(engine::ImageError::ImageNotFound(_) | engine::ImageError::InvalidReference { .. })
-                if kind.is_none() => {}
+            Err(
+                engine::ImageError::ImageNotFound(_) | engine::ImageError::InvalidReference { .. },
+            ) if kind.is_none() => {}
             Err(error) if kind.is_some() => return Ok(Err(error.to_string())),
             Err(_) => {}
         }
@@ -152,7 +153,11 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         log_path: home.log(&record.id).display().to_string(),
         layers: layers(store, image.as_ref(), &directory),
         host: host(found),
-        mounts: spec.mounts.iter().map(|mount| mounted(home, mount)).collect(),
+        mounts: spec
+            .mounts
+            .iter()
+            .map(|mount| mounted(home, mount))
+            .collect(),
         sizes: sized.then(|| (engine::size(home, &record.id), 0)),
         hostname: record.hostname().to_owned(),
         user: spec
@@ -176,7 +181,11 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         working_dir: spec
             .workdir
             .clone()
-            .or_else(|| config.as_ref().and_then(|config| config.working_dir().clone()))
+            .or_else(|| {
+                config
+                    .as_ref()
+                    .and_then(|config| config.working_dir().clone())
+            })
             .unwrap_or_default(),
         labels: spec.labels.clone(),
         stop_signal: signal,
@@ -257,9 +266,10 @@ fn host(found: &Listed) -> HostFacts {
             })
             .collect(),
         memory: spec.limits.memory.unwrap_or(0),
-        memory_swap: spec.limits.memory_swap.unwrap_or_else(|| {
-            number(spec.limits.memory.unwrap_or(0).saturating_mul(2))
-        }),
+        memory_swap: spec
+            .limits
+            .memory_swap
+            .unwrap_or_else(|| number(spec.limits.memory.unwrap_or(0).saturating_mul(2))),
         nano_cpus: spec.limits.cpus.map_or(0, |cpus| (cpus * 1e9) as u64),
         cpuset_cpus: spec.cpuset.clone().unwrap_or_default(),
         pids_limit: spec.limits.pids.map(number),

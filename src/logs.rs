@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use engine::Home;
@@ -19,9 +18,7 @@ pub(crate) fn logs(root: &Path, arguments: &LogsArguments) -> anyhow::Result<u8>
             found.record.name
         ));
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+    let now = logs::now();
     let moment = |flag: &str, text: &Option<String>| {
         text.as_deref()
             .map(|text| {
@@ -41,6 +38,7 @@ pub(crate) fn logs(root: &Path, arguments: &LogsArguments) -> anyhow::Result<u8>
     let has_ended = || !engine::is_owned(&home, &id);
     let mut printer = Printer {
         timestamps: arguments.timestamps,
+        details: arguments.details,
         goes_on: [false; 2],
         out: io::BufWriter::with_capacity(64 << 10, io::stdout().lock()),
         error: io::stderr().lock(),
@@ -62,6 +60,7 @@ pub(crate) fn logs(root: &Path, arguments: &LogsArguments) -> anyhow::Result<u8>
 
 struct Printer<'a> {
     timestamps: bool,
+    details: bool,
     /// Whether the last record of a stream had no newline, so that the next one goes on with its line.
     goes_on: [bool; 2],
     out: io::BufWriter<io::StdoutLock<'a>>,
@@ -72,7 +71,7 @@ struct Printer<'a> {
 impl Printer<'_> {
     fn print(&mut self, entry: &logs::Entry<'_>) -> io::Result<()> {
         let goes_on = &mut self.goes_on[entry.stream as usize];
-        let time = self.timestamps && !*goes_on;
+        let begins = !*goes_on;
         *goes_on = !entry.text.ends_with('\n');
         let out: &mut dyn Write = match entry.stream {
             Stream::Stdout => &mut self.out,
@@ -82,8 +81,12 @@ impl Printer<'_> {
                 &mut self.error
             }
         };
-        if time {
+        if begins && self.timestamps {
             write!(out, "{} ", entry.time)?;
+        }
+        if begins && self.details {
+            // docker has a place for labels and environment here, which are not kept in this log.
+            out.write_all(b" ")?;
         }
         out.write_all(entry.text.as_bytes())?;
         if self.follow {

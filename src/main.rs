@@ -2,9 +2,9 @@
 
 mod cli;
 mod compare;
+mod completions;
 mod cp;
 mod create;
-mod completions;
 mod doctor;
 mod exec;
 mod filter;
@@ -15,6 +15,7 @@ mod inspect;
 mod lifecycle;
 mod load;
 mod logs;
+mod oci;
 mod output;
 mod prune;
 mod ps;
@@ -23,10 +24,12 @@ mod rm;
 mod rmi;
 mod run;
 mod template;
+mod usage;
 mod version;
 mod volume;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -39,9 +42,26 @@ const ENGINE_FAILED: u8 = 125;
 
 fn main() -> ExitCode {
     restore_broken_pipes();
-    let cli = match Cli::try_parse() {
+    if let Some(arguments) = oci::arguments() {
+        return ExitCode::from(oci::main(arguments));
+    }
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let parsed = match Cli::quickly(&words) {
+        Some(cli) => Ok(cli),
+        None => Cli::try_parse_from(&words),
+    };
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
+            let words: Vec<String> = words
+                .iter()
+                .skip(1)
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect();
+            if let Some((sentence, code)) = usage::explain(&error, &words) {
+                eprintln!("plimsoll: {sentence}");
+                return ExitCode::from(code);
+            }
             // Help and version are answers, not errors. A terminal that has gone cannot be told anything.
             let _ = error.print();
             return if error.use_stderr() {
@@ -70,36 +90,37 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         return Ok(ENGINE_FAILED);
     };
     match verb {
-        Verb::Run(arguments) => run::run(&cli.root, arguments),
-        Verb::Create(arguments) => create::create(&cli.root, arguments),
-        Verb::Start(arguments) => lifecycle::start(&cli.root, arguments),
-        Verb::Stop(arguments) => lifecycle::stop(&cli.root, arguments),
-        Verb::Restart(arguments) => lifecycle::restart(&cli.root, arguments),
-        Verb::Kill(arguments) => lifecycle::kill(&cli.root, arguments),
-        Verb::Pause(arguments) => lifecycle::pause(&cli.root, arguments),
-        Verb::Unpause(arguments) => lifecycle::unpause(&cli.root, arguments),
-        Verb::Wait(arguments) => lifecycle::wait(&cli.root, arguments),
-        Verb::Attach(arguments) => lifecycle::attach(&cli.root, arguments),
-        Verb::Logs(arguments) => logs::logs(&cli.root, arguments),
-        Verb::Rename(arguments) => lifecycle::rename(&cli.root, arguments),
-        Verb::Exec(arguments) => exec::exec(&cli.root, arguments),
-        Verb::Cp(arguments) => cp::cp(&cli.root, arguments),
-        Verb::Diff(arguments) => cp::diff(&cli.root, arguments),
-        Verb::Top(arguments) => watch::top(&cli.root, arguments),
-        Verb::Stats(arguments) => watch::stats(&cli.root, arguments),
-        Verb::Inspect(arguments) => inspect::inspect(&cli.root, arguments),
-        Verb::Container { verb } => container(&cli.root, verb),
-        Verb::Images(arguments) => images::images(&cli.root, arguments),
-        Verb::Import(arguments) => import::import(&cli.root, arguments),
-        Verb::Load(arguments) => load::load(&cli.root, arguments),
-        Verb::Rmi(arguments) => rmi::rmi(&cli.root, arguments),
-        Verb::Ps(arguments) => ps::ps(&cli.root, arguments),
-        Verb::Rm(arguments) => rm::rm(&cli.root, arguments),
-        Verb::Volume(verb) => volume::volume(&cli.root, verb),
-        Verb::Doctor(arguments) => doctor::doctor(&cli.root, arguments),
-        Verb::Version => version::long(&cli.root),
+        Verb::Run(arguments) => run::run(&cli.global.root, arguments),
+        Verb::Create(arguments) => create::create(&cli.global.root, arguments),
+        Verb::Start(arguments) => lifecycle::start(&cli.global.root, arguments),
+        Verb::Stop(arguments) => lifecycle::stop(&cli.global.root, arguments),
+        Verb::Restart(arguments) => lifecycle::restart(&cli.global.root, arguments),
+        Verb::Kill(arguments) => lifecycle::kill(&cli.global.root, arguments),
+        Verb::Pause(arguments) => lifecycle::pause(&cli.global.root, arguments),
+        Verb::Unpause(arguments) => lifecycle::unpause(&cli.global.root, arguments),
+        Verb::Wait(arguments) => lifecycle::wait(&cli.global.root, arguments),
+        Verb::Attach(arguments) => lifecycle::attach(&cli.global.root, arguments),
+        Verb::Logs(arguments) => logs::logs(&cli.global.root, arguments),
+        Verb::Rename(arguments) => lifecycle::rename(&cli.global.root, arguments),
+        Verb::Exec(arguments) => exec::exec(&cli.global.root, arguments),
+        Verb::Cp(arguments) => cp::cp(&cli.global.root, arguments),
+        Verb::Diff(arguments) => cp::diff(&cli.global.root, arguments),
+        Verb::Top(arguments) => watch::top(&cli.global.root, arguments),
+        Verb::Stats(arguments) => watch::stats(&cli.global.root, arguments),
+        Verb::Inspect(arguments) => inspect::inspect(&cli.global.root, arguments),
+        Verb::Oci(arguments) => Ok(oci::main(arguments.arguments.clone())),
+        Verb::Container { verb } => container(&cli.global.root, verb),
+        Verb::Images(arguments) => images::images(&cli.global.root, arguments),
+        Verb::Import(arguments) => import::import(&cli.global.root, arguments),
+        Verb::Load(arguments) => load::load(&cli.global.root, arguments),
+        Verb::Rmi(arguments) => rmi::rmi(&cli.global.root, arguments),
+        Verb::Ps(arguments) => ps::ps(&cli.global.root, arguments),
+        Verb::Rm(arguments) => rm::rm(&cli.global.root, arguments),
+        Verb::Volume(verb) => volume::volume(&cli.global.root, verb),
+        Verb::Doctor(arguments) => doctor::doctor(&cli.global.root, arguments),
+        Verb::Version => version::long(&cli.global.root),
         Verb::Report(arguments) => report::report(arguments),
-        Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
+        Verb::Compare(arguments) => compare::compare(&cli.global.root, arguments),
         Verb::Completion(arguments) => completions::completion(arguments),
         Verb::Man(arguments) => completions::man(arguments),
     }

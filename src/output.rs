@@ -29,10 +29,7 @@ pub(crate) fn notice(line: &str) {
 }
 
 /// Does something to each instance, and prints the names of those it was done to; the exit code.
-pub(crate) fn each(
-    instances: &[String],
-    mut work: impl FnMut(&str) -> engine::Result<()>,
-) -> u8 {
+pub(crate) fn each(instances: &[String], mut work: impl FnMut(&str) -> engine::Result<()>) -> u8 {
     let mut code = 0;
     for wanted in instances {
         match work(wanted) {

@@ -69,7 +69,12 @@ impl<'a> Facts<'a> {
         let spec = &item.record.spec;
         let sources: Vec<String> = spec.mounts.iter().filter_map(source).collect();
         let mut image = spec.image.clone();
-        if !image.contains('@') && !image.rsplit('/').next().is_some_and(|name| name.contains(':')) {
+        if !image.contains('@')
+            && !image
+                .rsplit('/')
+                .next()
+                .is_some_and(|name| name.contains(':'))
+        {
             image.push_str(":latest");
         }
         Self {

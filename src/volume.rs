@@ -6,15 +6,16 @@ use std::path::Path;
 
 use anyhow::bail;
 use engine::Home;
-use engine::volume::{self, NewVolume, Use, Volume, VolumeError};
-use serde::Serialize;
-use serde_json::{Value, json};
+use engine::volume::{self, NewVolume, Volume, VolumeError};
+use serde_json::Value;
 
 use crate::cli::{
     VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
     VolumeRmArguments, VolumeVerb,
 };
-use crate::output;
+use crate::filter::{Filters, VOLUME_KEYS};
+use crate::format::inspect::{Kind, VolumeFacts, inspect_volume, render};
+use crate::format::{list, rows};
 
 pub(crate) fn volume(root: &Path, verb: &VolumeVerb) -> anyhow::Result<u8> {
     let home = Home::open(root)?;
@@ -68,19 +69,14 @@ fn inspect(home: &Home, arguments: &VolumeInspectArguments) -> anyhow::Result<u8
     let mut errors = Vec::new();
     for name in &arguments.volumes {
         match volume::inspect(home, name) {
-            Ok(volume) => found.push(described(&volume)),
-            Err(error) => errors.push(error),
-        }
-    }
-    match arguments.format.as_deref() {
-        None => println!("{}", indented(&found)?),
-        Some("json") => output::json_lines(found)?,
-        Some(text) => {
-            for value in &found {
-                println!("{}", template(text, value)?);
+            Ok(volume) => found.push((Kind::Volume, described(&volume))),
+            Err(engine::Error::Volume(VolumeError::NotFound(_))) => {
+                errors.push(format!("no such volume: {name}"));
             }
+            Err(error) => errors.push(error.to_string()),
         }
     }
+    print!("{}", render(&found, arguments.format.as_deref())?);
     for error in errors {
         eprintln!("plimsoll: {error}");
         code = 1;
@@ -89,92 +85,45 @@ fn inspect(home: &Home, arguments: &VolumeInspectArguments) -> anyhow::Result<u8
 }
 
 /// docker's JSON of a volume.
-fn described(volume: &Volume) -> Value {
-    // docker: no labels are null, not an empty object.
-    let or_null = |map: &BTreeMap<String, String>| match map.is_empty() {
-        true => Value::Null,
-        false => json!(map),
-    };
-    json!({
-        "CreatedAt": rfc3339(volume.created),
-        "Driver": volume::DRIVER,
-        "Labels": or_null(&volume.labels),
-        "Mountpoint": volume.mountpoint.display().to_string(),
-        "Name": volume.name,
-        "Options": or_null(&volume.options),
-        "Scope": "local",
+pub(crate) fn described(volume: &Volume) -> Value {
+    inspect_volume(&VolumeFacts {
+        name: volume.name.clone(),
+        created: volume.created / 1_000_000_000,
+        mountpoint: volume.mountpoint.display().to_string(),
+        labels: volume.labels.clone(),
+        options: volume.options.clone(),
     })
-}
-
-/// JSON with docker's indentation of four spaces.
-fn indented(values: &[Value]) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    values.serialize(&mut serde_json::Serializer::with_formatter(
-        &mut bytes, formatter,
-    ))?;
-    Ok(String::from_utf8(bytes)?)
-}
-
-/// One volume by a `--format` of the user's own.
-fn template(text: &str, _value: &Value) -> anyhow::Result<String> {
-    bail!("--format {text:?} is not known: use table or json");
 }
 
 fn ls(home: &Home, arguments: &VolumeLsArguments) -> anyhow::Result<u8> {
-    let filter = ListFilter::parse(&arguments.filter)?;
-    let uses = match filter.dangling {
+    let filters = Filters::parse(&arguments.filter, VOLUME_KEYS)?;
+    let dangling = filters.flag("dangling");
+    let uses = match dangling {
         Some(_) => volume::uses(home)?,
         None => Vec::new(),
     };
-    let volumes: Vec<Volume> = volume::list(home)?
-        .into_iter()
-        .filter(|volume| filter.fits(volume, &uses))
-        .collect();
-    if arguments.quiet {
-        volumes
-            .iter()
-            .for_each(|volume| println!("{}", volume.name));
-        return Ok(0);
-    }
-    match arguments.format.as_str() {
-        "table" => {
-            let rows: Vec<Vec<String>> = volumes
-                .iter()
-                .map(|volume| vec![volume::DRIVER.to_owned(), volume.name.clone()])
-                .collect();
-            // docker's columns have ten characters at the least.
-            output::table(&["DRIVER ", "VOLUME NAME"], &rows)?;
-        }
-        "json" => output::json_lines(volumes.iter().map(listed))?,
-        text => {
-            for volume in &volumes {
-                println!("{}", template(text, &listed(volume))?);
-            }
-        }
-    }
-    Ok(0)
-}
-
-/// docker's JSON of a line of `volume ls`.
-fn listed(volume: &Volume) -> Value {
-    let labels: Vec<String> = volume
-        .labels
+    let drivers = filters.values("driver");
+    let rows: Vec<Value> = volume::list(home)?
         .iter()
-        .map(|(key, value)| format!("{key}={value}"))
+        .filter(|volume| {
+            filters.name_holds(&volume.name)
+                && filters.labels_hold(Some(&volume.labels))
+                && (drivers.is_empty() || drivers.iter().any(|driver| driver == volume::DRIVER))
+                && dangling
+                    .is_none_or(|wanted| volume::users(&uses, &volume.name).is_empty() == wanted)
+        })
+        .map(|volume| {
+            let mountpoint = volume.mountpoint.display().to_string();
+            rows::volume(&volume.name, &mountpoint, &volume.labels)
+        })
         .collect();
-    json!({
-        "Availability": "N/A",
-        "Driver": volume::DRIVER,
-        "Group": "N/A",
-        "Labels": labels.join(","),
-        "Links": "N/A",
-        "Mountpoint": volume.mountpoint.display().to_string(),
-        "Name": volume.name,
-        "Scope": "local",
-        "Size": "N/A",
-        "Status": "N/A",
-    })
+    list::print(
+        &list::VOLUMES,
+        Some(&arguments.format),
+        arguments.quiet,
+        &rows,
+    )?;
+    Ok(0)
 }
 
 fn rm(home: &Home, arguments: &VolumeRmArguments) -> anyhow::Result<u8> {
@@ -195,16 +144,16 @@ fn rm(home: &Home, arguments: &VolumeRmArguments) -> anyhow::Result<u8> {
 }
 
 fn prune(home: &Home, arguments: &VolumePruneArguments) -> anyhow::Result<u8> {
-    let filter = PruneFilter::parse(&arguments.filter)?;
-    if arguments.all && filter.all.is_some() {
+    let filters = Filters::parse(&arguments.filter, &["all", "label", "label!"])?;
+    if arguments.all && filters.flag("all").is_some() {
         bail!("conflicting options: cannot specify both --all and --filter all=1");
     }
-    let all = arguments.all || filter.all.unwrap_or(false);
+    let all = arguments.all || filters.flag("all").unwrap_or(false);
     if !arguments.force && !is_confirmed(all)? {
         return Ok(0);
     }
     let pruned = volume::prune(home, &|volume| {
-        (all || volume.is_anonymous()) && filter.fits(volume)
+        (all || volume.is_anonymous()) && filters.labels_hold(Some(&volume.labels))
     })?;
     if !pruned.names.is_empty() {
         println!("Deleted Volumes:");
@@ -231,114 +180,6 @@ fn is_confirmed(all: bool) -> anyhow::Result<bool> {
     Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
-/// A label that is asked for: present, or present with that value.
-#[derive(Debug)]
-struct Label {
-    key: String,
-    value: Option<String>,
-}
-
-impl Label {
-    fn parse(text: &str) -> Self {
-        match text.split_once('=') {
-            Some((key, value)) => Self {
-                key: key.to_owned(),
-                value: Some(value.to_owned()),
-            },
-            None => Self {
-                key: text.to_owned(),
-                value: None,
-            },
-        }
-    }
-
-    fn fits(&self, volume: &Volume) -> bool {
-        let has = volume.labels.get(&self.key);
-        has.is_some_and(|has| self.value.as_ref().is_none_or(|value| value == has))
-    }
-}
-
-/// A filter's key and value.
-fn filter(text: &str) -> anyhow::Result<(&str, &str)> {
-    match text.split_once('=') {
-        Some((key, value)) => Ok((key.trim(), value.trim())),
-        None => bail!(
-            "invalid argument {text:?} for \"-f, --filter\" flag: bad format of filter (expected name=value)"
-        ),
-    }
-}
-
-fn truth(key: &str, value: &str) -> anyhow::Result<bool> {
-    match value {
-        "1" | "true" => Ok(true),
-        "0" | "false" => Ok(false),
-        _ => bail!("invalid filter '{key}=[{value}]': use true or false"),
-    }
-}
-
-/// What `volume ls --filter` asks for: of several names one must fit, of several labels all.
-#[derive(Debug, Default)]
-struct ListFilter {
-    names: Vec<String>,
-    labels: Vec<Label>,
-    drivers: Vec<String>,
-    dangling: Option<bool>,
-}
-
-impl ListFilter {
-    fn parse(words: &[String]) -> anyhow::Result<Self> {
-        let mut parsed = Self::default();
-        for word in words {
-            match filter(word)? {
-                ("name", value) => parsed.names.push(value.to_owned()),
-                ("label", value) => parsed.labels.push(Label::parse(value)),
-                ("driver", value) => parsed.drivers.push(value.to_owned()),
-                ("dangling", value) => parsed.dangling = Some(truth("dangling", value)?),
-                (key, _) => bail!("invalid filter '{key}': use name, label, dangling or driver"),
-            }
-        }
-        Ok(parsed)
-    }
-
-    fn fits(&self, volume: &Volume, uses: &[Use]) -> bool {
-        let name = |part: &String| volume.name.contains(part.as_str());
-        (self.names.is_empty() || self.names.iter().any(name))
-            && (self.drivers.is_empty() || self.drivers.iter().any(|one| one == volume::DRIVER))
-            && self.labels.iter().all(|label| label.fits(volume))
-            && self
-                .dangling
-                .is_none_or(|wanted| volume::users(uses, &volume.name).is_empty() == wanted)
-    }
-}
-
-/// What `volume prune --filter` asks for.
-#[derive(Debug, Default)]
-struct PruneFilter {
-    labels: Vec<Label>,
-    without: Vec<Label>,
-    all: Option<bool>,
-}
-
-impl PruneFilter {
-    fn parse(words: &[String]) -> anyhow::Result<Self> {
-        let mut parsed = Self::default();
-        for word in words {
-            match filter(word)? {
-                ("label", value) => parsed.labels.push(Label::parse(value)),
-                ("label!", value) => parsed.without.push(Label::parse(value)),
-                ("all", value) => parsed.all = Some(truth("all", value)?),
-                (key, _) => bail!("invalid filter '{key}': use label, label! or all"),
-            }
-        }
-        Ok(parsed)
-    }
-
-    fn fits(&self, volume: &Volume) -> bool {
-        self.labels.iter().all(|label| label.fits(volume))
-            && !self.without.iter().any(|label| label.fits(volume))
-    }
-}
-
 /// Bytes with four digits, as docker tells what a prune has gained.
 fn reclaimed(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
@@ -359,47 +200,9 @@ fn reclaimed(bytes: u64) -> String {
     format!("{digits}{}", UNITS.get(unit).unwrap_or(&"B"))
 }
 
-/// A moment (nanoseconds since 1970) as docker writes it: UTC, whole seconds.
-fn rfc3339(moment: u64) -> String {
-    let seconds = moment / 1_000_000_000;
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's civil_from_days: eras of 400 years, which begin on the first of March.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn moments_are_told_in_utc() {
-        for (seconds, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_735_689_599, "2024-12-31T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(rfc3339(seconds * 1_000_000_000 + 7), text);
-        }
-    }
 
     #[test]
     fn reclaimed_space_has_four_digits() {
@@ -412,19 +215,5 @@ mod tests {
         ] {
             assert_eq!(reclaimed(bytes), text);
         }
-    }
-
-    #[test]
-    fn filters_that_are_not_known_are_refused_by_name() {
-        let words = |text: &str| vec![text.to_owned()];
-        for (text, told) in [
-            ("odd=1", "'odd'"),
-            ("dangling", "expected name=value"),
-            ("dangling=x", "dangling=[x]"),
-        ] {
-            let error = ListFilter::parse(&words(text)).unwrap_err().to_string();
-            assert!(error.contains(told), "{error}");
-        }
-        assert!(PruneFilter::parse(&words("name=x")).is_err());
     }
 }

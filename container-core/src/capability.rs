@@ -50,6 +50,13 @@ pub(crate) const ALL: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
+/// The names of all capabilities, in the order of their numbers.
+pub fn capability_names() -> Vec<String> {
+    ALL.iter()
+        .map(|capability| format!("CAP_{capability}"))
+        .collect()
+}
+
 /// The bit of a capability in a set.
 pub(crate) const fn bit(number: u32) -> u64 {
     1 << number
@@ -122,6 +129,13 @@ mod tests {
         for (index, capability) in ALL.into_iter().enumerate() {
             assert_eq!(number(capability) as usize, index);
         }
+    }
+
+    #[test]
+    fn names_are_those_of_the_kernel() {
+        let names = capability_names();
+        assert_eq!(names[0], "CAP_CHOWN");
+        assert_eq!(names[40], "CAP_CHECKPOINT_RESTORE");
     }
 
     #[test]

@@ -103,6 +103,7 @@ pub(crate) fn run(
         cgroups: &view,
         entrances: &entrances,
         socket: theirs.as_raw_fd(),
+        other_side: ours.as_raw_fd(),
         launcher: launcher.as_raw_fd(),
         own_program: own_program()?,
         stdio: streams.child(),

@@ -31,15 +31,16 @@ mod stage;
 mod sys;
 mod teardown;
 
+pub use capability::{capability_mask, capability_names};
 pub use container::{Container, Exit, ExitStatus, Teardown};
 pub use default_spec::{DEFAULT_CAPABILITIES, DEFAULT_PATH, default_spec};
 pub use error::{Errno, Error, Result};
-pub use capability::capability_mask;
 pub use exec::{Exec, ExecProcess, exec};
 pub use hooks::HookState;
 pub use init::Init;
 pub use launch::{Created, Launch, Rootfs, Stdio, create, open_gate, start};
 pub use overlay::mount_overlay;
+pub use plan::mounts::mount_options;
 pub use plan::process::{grantable_rlimit, rlimit_number};
 pub use privileged::{held_capabilities, host_devices, make_privileged};
 pub use stage::Stage;

@@ -75,7 +75,7 @@ pub enum Error {
     },
     /// The name is in use.
     #[error(
-        "the name {name:?} is already in use by instance {holder}: remove it (`plimsoll rm {holder}`) or choose another name"
+        "the container name \"/{name}\" is already in use by container \"{holder}\": you have to remove (or rename) that container to be able to reuse that name"
     )]
     NameTaken {
         /// The name asked for.
@@ -103,7 +103,9 @@ pub enum Error {
     #[error("container {0} is running, or is just being started or removed")]
     Running(String),
     /// A running instance is not removed without force.
-    #[error("cannot remove container {0}: container is running: stop the container before removing or force remove")]
+    #[error(
+        "cannot remove container {0}: container is running: stop the container before removing or force remove"
+    )]
     RemoveRunning(String),
     /// What was asked for cannot be done to the instance as it is.
     #[error("{0}")]

@@ -25,20 +25,20 @@ mod user;
 pub mod volume;
 
 pub use backend::{Choice, choose_accelerator};
+pub use client::{Attach, DetachKeys};
 pub use error::{Error, Result};
 pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
 pub use image_core::{Change, Error as ImageError, Image, ImageSummary, Reference, Removed, Store};
-pub use client::{Attach, DetachKeys};
 pub use instance::{
     Listed, Record, State, Status, find, is_owned, list, look, remove, rename, repair, size,
     user_of_image,
 };
 pub use microvm_core::{Substrate, qemu_binary, substrate};
 pub use names::is_valid as is_valid_name;
+pub use process::environment as merge_environment;
 pub use signals::number as signal_number;
 pub use spec::{
     Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, RestartPolicy, STOP_TIMEOUT, Ulimit,
     VM_MEMORY,
 };
-pub use process::environment as merge_environment;
 pub use timeline::TIMELINE_VARIABLE;

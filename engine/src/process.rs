@@ -23,7 +23,8 @@ pub(crate) struct Process {
 
 /// The environment as `inspect` shows it: the user's words, then what the image adds.
 pub fn environment(image: &[String], user: &[String]) -> Vec<String> {
-    let mut env = user.to_vec();
+    let mut env: Vec<String> = user.to_vec();
+    env.retain(|entry| entry.contains('='));
     let has_path = |env: &[String]| env.iter().any(|entry| entry.starts_with("PATH="));
     for entry in image {
         let key = entry.split('=').next().unwrap_or_default();

@@ -34,7 +34,11 @@ pub fn number(text: &str) -> Option<i32> {
     }
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let real_time = |base: i32, rest: &str| -> Option<i32> {
-        let offset: i32 = if rest.is_empty() { 0 } else { rest.parse().ok()? };
+        let offset: i32 = if rest.is_empty() {
+            0
+        } else {
+            rest.parse().ok()?
+        };
         let number = base + offset;
         (libc::SIGRTMIN()..=libc::SIGRTMAX())
             .contains(&number)

@@ -275,17 +275,14 @@ impl InstanceSpec {
             .collect();
         labels.append(&mut self.labels);
         self.labels = labels;
-        // `-e KEY` means the value that KEY has here and now.
-        let given = std::mem::take(&mut self.env);
-        self.env = given
-            .into_iter()
-            .filter_map(|entry| match entry.contains('=') {
-                true => Some(entry),
-                false => std::env::var(&entry)
-                    .ok()
-                    .map(|value| format!("{entry}={value}")),
-            })
-            .collect();
+        // `-e KEY` means the value that KEY has here and now; without one, that the image's is taken away.
+        for entry in &mut self.env {
+            if !entry.contains('=')
+                && let Ok(value) = std::env::var(&entry)
+            {
+                *entry = format!("{entry}={value}");
+            }
+        }
     }
 
     fn check_vm(&self) -> Result<()> {
@@ -415,34 +412,39 @@ impl FromStr for Bytes {
 
 /// Merges the image's environment with the user's, the later winning, in the order of first mention.
 ///
-/// Of the user's, `K` alone has been given its value before (see [`InstanceSpec::take_from_image`]).
+/// Of the user's, `K` alone takes the variable away: what had a value has been given it before
+/// (see [`InstanceSpec::take_from_image`]).
 pub(crate) fn merge_env(
     image: &[String],
     user: &[String],
     defaults: &[(&str, &str)],
 ) -> Vec<String> {
-    let mut order: Vec<String> = Vec::new();
-    let mut values: BTreeMap<String, String> = BTreeMap::new();
-    let mut set = |key: &str, value: &str| {
-        if values.insert(key.to_owned(), value.to_owned()).is_none() {
-            order.push(key.to_owned());
+    let mut merged: Vec<(String, String)> = Vec::new();
+    let mut set = |key: &str, value: Option<&str>| {
+        let known = merged.iter().position(|(name, _)| name == key);
+        match (known, value) {
+            (Some(place), Some(value)) => value.clone_into(&mut merged[place].1),
+            (Some(place), None) => drop(merged.remove(place)),
+            (None, Some(value)) => merged.push((key.to_owned(), value.to_owned())),
+            (None, None) => {}
         }
     };
     for (key, value) in defaults {
-        set(key, value);
+        set(key, Some(value));
     }
     for entry in image {
         let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
-        set(key, value);
+        set(key, Some(value));
     }
     for entry in user {
-        if let Some((key, value)) = entry.split_once('=') {
-            set(key, value);
+        match entry.split_once('=') {
+            Some((key, value)) => set(key, Some(value)),
+            None => set(entry, None),
         }
     }
-    order
-        .iter()
-        .map(|key| format!("{key}={}", values[key]))
+    merged
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
         .collect()
 }
 
@@ -470,8 +472,8 @@ mod tests {
     #[test]
     fn the_users_environment_wins_over_the_images_and_keeps_its_place() {
         let merged = merge_env(
-            &["A=1".into(), "PATH=/x".into()],
-            &["A=2".into(), "B=a=b".into()],
+            &["A=1".into(), "PATH=/x".into(), "GONE=1".into()],
+            &["A=2".into(), "B=a=b".into(), "GONE".into()],
             &[("PATH", "/bin"), ("HOSTNAME", "h")],
         );
         assert_eq!(merged, ["PATH=/x", "HOSTNAME=h", "A=2", "B=a=b"]);

@@ -103,10 +103,14 @@ pub(crate) fn resolve(wanted: &str, passwd_file: &str, group_file: &str) -> Resu
         }
     };
     let home = entry.map_or("", |entry| entry.home);
+    // The primary group is among the supplementary ones, as docker has it: a file that denies its group something must not be
+    // opened by giving the group up (CVE-2022-36109).
+    let mut all = vec![gid];
+    all.extend(groups.into_iter().filter(|group| *group != gid));
     Ok(Identity {
         uid,
         gid,
-        groups,
+        groups: all,
         home: if home.is_empty() { "/" } else { home }.to_owned(),
     })
 }
@@ -131,19 +135,19 @@ mod tests {
     fn no_user_is_root_with_its_groups() {
         assert_eq!(
             resolve("", PASSWD, GROUP).unwrap(),
-            identity(0, 0, &[29], "/root")
+            identity(0, 0, &[0, 29], "/root")
         );
-        assert_eq!(resolve("", "", "").unwrap(), identity(0, 0, &[], "/"));
+        assert_eq!(resolve("", "", "").unwrap(), identity(0, 0, &[0], "/"));
     }
 
     #[test]
     fn names_and_numbers_find_the_same_entry() {
-        let web = identity(33, 34, &[29, 44], "/srv/web");
+        let web = identity(33, 34, &[34, 29, 44], "/srv/web");
         assert_eq!(resolve("web", PASSWD, GROUP).unwrap(), web);
         assert_eq!(resolve("33", PASSWD, GROUP).unwrap(), web);
         assert_eq!(
             resolve("12", PASSWD, GROUP).unwrap(),
-            identity(99, 98, &[], "/twelve")
+            identity(99, 98, &[98], "/twelve")
         );
     }
 
@@ -151,11 +155,11 @@ mod tests {
     fn a_number_needs_no_entry_and_a_name_does() {
         assert_eq!(
             resolve("1234:video", PASSWD, GROUP).unwrap(),
-            identity(1234, 44, &[], "/")
+            identity(1234, 44, &[44], "/")
         );
         assert_eq!(
             resolve("web:77", PASSWD, GROUP).unwrap(),
-            identity(33, 77, &[], "/srv/web")
+            identity(33, 77, &[77], "/srv/web")
         );
         for wanted in ["ghost", "web:ghosts", "-1", "4294967295", "0x10"] {
             let error = resolve(wanted, PASSWD, GROUP).unwrap_err().to_string();

@@ -92,7 +92,13 @@ pub(crate) struct StopArguments {
     pub(crate) signal: Option<String>,
 
     /// Seconds to wait before killing (-1 for ever) [default: the instance's own, or 10]
-    #[arg(short, long = "timeout", alias = "time", value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(
+        short,
+        long = "timeout",
+        alias = "time",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
     pub(crate) time: Option<i64>,
 
     /// Names or identifiers
@@ -148,7 +154,13 @@ pub(crate) struct LogsArguments {
     pub(crate) details: bool,
 
     /// Number of lines to show from the end, or all
-    #[arg(short = 'n', long, value_name = "NUMBER", default_value = "all", allow_hyphen_values = true)]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NUMBER",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     pub(crate) tail: String,
 
     /// Show what was written since a moment (2026-01-02T03:04:05Z) or within a time (42m)
@@ -179,6 +191,10 @@ pub(crate) struct PruneArguments {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) force: bool,
+
+    /// Only those that fit, such as label=tier=front, label!=keep, until=24h
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
 }
 
 #[derive(Debug, Args)]

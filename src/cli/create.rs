@@ -45,7 +45,7 @@ pub(crate) struct CreateArguments {
     pub(crate) env_file: Vec<PathBuf>,
 
     /// Name of the instance
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) name: Option<String>,
 
     /// Working directory inside the instance

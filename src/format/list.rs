@@ -87,13 +87,16 @@ pub(crate) const IMAGES_WITH_DIGESTS: Kind = Kind {
 /// `volume ls`.
 pub(crate) const VOLUMES: Kind = Kind {
     titles: &[
+        ("Availability", "AVAILABILITY"),
         ("Driver", "DRIVER"),
+        ("Group", "GROUP"),
         ("Labels", "LABELS"),
         ("Links", "LINKS"),
         ("Mountpoint", "MOUNTPOINT"),
         ("Name", "VOLUME NAME"),
         ("Scope", "SCOPE"),
         ("Size", "SIZE"),
+        ("Status", "STATUS"),
     ],
     table: "{{.Driver}}\t{{.Name}}",
     quiet: "Name",

@@ -223,13 +223,16 @@ pub(crate) fn volume(
     volume_labels: &BTreeMap<String, String>,
 ) -> Value {
     json!({
+        "Availability": "N/A",
         "Driver": "local",
+        "Group": "N/A",
         "Labels": labels(Some(volume_labels)),
         "Links": "N/A",
         "Mountpoint": mountpoint,
         "Name": name,
         "Scope": "local",
         "Size": "N/A",
+        "Status": "N/A",
         LABELS: label_map(Some(volume_labels)),
     })
 }

@@ -6,6 +6,8 @@
     reason = "each test program uses its own part of this"
 )]
 
+pub mod tmux;
+
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;

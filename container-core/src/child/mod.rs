@@ -53,6 +53,8 @@ pub(crate) struct Context<'a> {
     pub(crate) entrances: &'a [CString],
     /// This side of the socket.
     pub(crate) socket: Fd,
+    /// The launcher's side.
+    pub(crate) other_side: Fd,
     /// A pidfd of the launcher.
     pub(crate) launcher: Fd,
     /// Device and inode of this program's own file.
@@ -112,6 +114,8 @@ impl<'a> Setup<'a> {
                 process::exit(1);
             }
         }
+        // Held here, too, it would never tell that the launcher is gone.
+        file::close(context.other_side);
         // Low numbers are kept for what the command gets.
         let lowest = 3 + context.preserve;
         let moved = file::dup_above(context.socket, lowest).and_then(|socket| {

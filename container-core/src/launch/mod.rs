@@ -246,6 +246,7 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
         cgroups: &view,
         entrances: &entrances,
         socket: theirs.as_raw_fd(),
+        other_side: ours.as_raw_fd(),
         launcher: launcher.as_raw_fd(),
         own_program,
         stdio: streams.child(),

@@ -128,11 +128,7 @@ pub(crate) trait Running {
     fn freeze(&self, frozen: bool) -> Result<()>;
 
     /// Another process beside the first.
-    fn exec(
-        &mut self,
-        request: &ExecRequest,
-        streams: Vec<OwnedFd>,
-    ) -> Result<Box<dyn Beside>> {
+    fn exec(&mut self, request: &ExecRequest, streams: Vec<OwnedFd>) -> Result<Box<dyn Beside>> {
         let _ = (request, streams);
         Err(Error::Unsupported(
             "a container's exec needs no supervisor".into(),

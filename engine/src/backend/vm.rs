@@ -12,9 +12,11 @@ use guest_protocol::{
     Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Mount as GuestMount,
     Process as GuestProcess, Rlimit, SharedMount, WindowSize,
 };
-use microvm_core::session::{self, FailureKind, Guest, Handle, Main, Options, SessionError, StdioFds};
-use microvm_core::{Accelerator, Membership, Request, Share, Substrate, VmConfig, cmdline};
 use image_core::{Image, Store};
+use microvm_core::session::{
+    self, FailureKind, Guest, Handle, Main, Options, SessionError, StdioFds,
+};
+use microvm_core::{Accelerator, Membership, Request, Share, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;

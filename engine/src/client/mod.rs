@@ -191,12 +191,7 @@ impl Conversation<'_> {
 }
 
 /// Passes signals on; gives the one that ends this command instead.
-fn obey_signals(
-    link: &Link,
-    signals: &Signals,
-    attach: &Attach,
-    terminal: bool,
-) -> Option<i32> {
+fn obey_signals(link: &Link, signals: &Signals, attach: &Attach, terminal: bool) -> Option<i32> {
     while let Some(number) = signals.next() {
         if number == libc::SIGWINCH {
             if terminal {
@@ -208,7 +203,10 @@ fn obey_signals(
                 by_user: false,
             };
             let _ = link.send(&request, &[]);
-        } else if !matches!(number, libc::SIGCONT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU) {
+        } else if !matches!(
+            number,
+            libc::SIGCONT | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU
+        ) {
             return Some(number);
         }
     }

@@ -200,7 +200,7 @@ fn take_name(home: &Home, name: &str, id: &str) -> Result<()> {
         if home.instance(&holder).exists() {
             return Err(Error::NameTaken {
                 name: name.to_owned(),
-                holder: short(&holder).to_owned(),
+                holder,
             });
         }
         // Its holder was removed by a process that died before it came to the name. Whoever wins the rename wins.

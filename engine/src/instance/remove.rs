@@ -49,7 +49,7 @@ pub fn remove(home: &Home, wanted: &str, force: bool, volumes: bool) -> Result<(
     let active = home.active().join(&id);
     if let Ok(lock) = File::open(&active) {
         if !force && matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err(Error::RemoveRunning(wanted.to_owned()));
+            return Err(Error::RemoveRunning(id.clone()));
         }
         if force {
             crate::client::end_at_once(home, &id);
@@ -64,7 +64,7 @@ pub fn remove(home: &Home, wanted: &str, force: bool, volumes: bool) -> Result<(
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(TryLockError::WouldBlock) => {
-                    return Err(Error::RemoveRunning(wanted.to_owned()));
+                    return Err(Error::RemoveRunning(id.clone()));
                 }
                 Err(TryLockError::Error(e)) => return Err(Error::io("lock", &active, e)),
             }

@@ -158,11 +158,7 @@ fn a_damaged_record_hides_nothing_else_and_can_be_removed() {
 fn a_new_name_takes_the_place_of_the_old_one() {
     let (_temporary, home) = home();
     for name in ["one", "two"] {
-        make(&home, Some(name), false)
-            .unwrap()
-            .1
-            .release()
-            .unwrap();
+        make(&home, Some(name), false).unwrap().1.release().unwrap();
     }
     assert!(matches!(
         rename(&home, "one", "two"),
@@ -174,10 +170,7 @@ fn a_new_name_takes_the_place_of_the_old_one() {
     ));
     rename(&home, "one", "three").unwrap();
     assert_eq!(look(&home, "three").unwrap().record.name, "three");
-    assert!(matches!(
-        find(&home, "one"),
-        Err(Error::NoSuchInstance(_))
-    ));
+    assert!(matches!(find(&home, "one"), Err(Error::NoSuchInstance(_))));
 }
 
 #[test]

@@ -94,7 +94,10 @@ fn process(
             .workdir
             .clone()
             .or_else(|| found.record.spec.workdir.clone()),
-        user: asked.user.clone().or_else(|| found.record.spec.user.clone()),
+        user: asked
+            .user
+            .clone()
+            .or_else(|| found.record.spec.user.clone()),
         terminal: asked.terminal,
         ..found.record.spec.clone()
     };

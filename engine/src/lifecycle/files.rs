@@ -302,13 +302,18 @@ fn talk(
             _ => io::copy(&mut (&mut answers).take(u64::MAX), output).map(drop),
         };
         drop(answers);
-        let code = runs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let code = runs
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let said = says.join().unwrap_or_default();
         carried.map_err(|source| Error::System {
             action: "carry an archive",
             source,
         })?;
-        let said = said.trim().chars().map(|c| if c.is_control() { ' ' } else { c });
+        let said = said
+            .trim()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c });
         Ok((code, said.collect()))
     })
 }
@@ -373,12 +378,7 @@ impl Remote for GuestFiles {
         self.run(path, &["tar-out", &absolute(path)], None, output)
     }
 
-    fn put(
-        &self,
-        directory: &str,
-        input: &mut dyn Read,
-        keep_owners: bool,
-    ) -> archive::Result<()> {
+    fn put(&self, directory: &str, input: &mut dyn Read, keep_owners: bool) -> archive::Result<()> {
         let _ = keep_owners;
         let mut nothing = io::sink();
         let args = ["tar-in", &absolute(directory)];

@@ -223,7 +223,9 @@ fn network(pid: i32) -> (u64, u64) {
         .filter_map(|line| line.split_once(':'))
         .filter(|(name, _)| name.trim() != "lo")
         .fold((0, 0), |(received, sent), (_, rest)| {
-            let mut numbers = rest.split_whitespace().map(|text| text.parse().unwrap_or(0));
+            let mut numbers = rest
+                .split_whitespace()
+                .map(|text| text.parse().unwrap_or(0));
             let more = numbers.next().unwrap_or(0);
             (received + more, sent + numbers.nth(7).unwrap_or(0))
         })

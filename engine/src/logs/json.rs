@@ -92,7 +92,13 @@ mod tests {
     #[test]
     fn whatever_is_text_is_read_back_as_it_was() {
         let all: String = (0..0x3000).filter_map(char::from_u32).collect();
-        for text in ["", "\n", "a\"b\\c\u{7f}\t\r\u{1}\u{1b}[0m\n", "ü€😀\n", &all] {
+        for text in [
+            "",
+            "\n",
+            "a\"b\\c\u{7f}\t\r\u{1}\u{1b}[0m\n",
+            "ü€😀\n",
+            &all,
+        ] {
             assert_eq!(there_and_back(text.as_bytes()), text);
         }
     }

@@ -56,6 +56,11 @@ impl Default for LogOptions {
     }
 }
 
+/// This moment as logs count it, nanoseconds since 1970.
+pub fn now() -> u64 {
+    crate::instance::now()
+}
+
 /// The current log file of the instance in that directory.
 pub fn path(directory: &Path, id: &str) -> PathBuf {
     directory.join(format!("{id}-json.log"))

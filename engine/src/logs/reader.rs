@@ -293,7 +293,11 @@ mod tests {
         let path = folder.path().join("log");
         let mut log = Writer::new(path.clone(), LogOptions::default());
         for number in 1..=5 {
-            log.write(Stream::Stdout, format!("{number}\n").as_bytes(), number * SECOND);
+            log.write(
+                Stream::Stdout,
+                format!("{number}\n").as_bytes(),
+                number * SECOND,
+            );
         }
         let query = Query {
             since: Some(2 * SECOND),

@@ -58,7 +58,11 @@ pub fn parse(text: &str, now: u64) -> Option<u64> {
     if let Some(moment) = rfc3339(text) {
         return Some(moment);
     }
-    if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && !text.is_empty() {
+    if text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+        && !text.is_empty()
+    {
         return unix(text);
     }
     duration(text).map(|length| now.saturating_sub(length))
@@ -207,7 +211,16 @@ mod tests {
         ] {
             assert_eq!(parse(text, now), Some(moment), "{text}");
         }
-        for text in ["", "x", "5x", "1970-13-01", "1970-01-01T25:00", "1h-", "2026-01-01X", "é"] {
+        for text in [
+            "",
+            "x",
+            "5x",
+            "1970-13-01",
+            "1970-01-01T25:00",
+            "1h-",
+            "2026-01-01X",
+            "é",
+        ] {
             assert_eq!(parse(text, now), None, "{text}");
         }
     }

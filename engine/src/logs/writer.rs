@@ -207,7 +207,11 @@ fn boundary(piece: &[u8]) -> usize {
             0xc0..=0xdf => 2,
             _ => 1,
         };
-        return if length > back && end > back { end - back } else { end };
+        return if length > back && end > back {
+            end - back
+        } else {
+            end
+        };
     }
     end
 }

@@ -121,7 +121,10 @@ impl Fields {
             "volume-opt" => insert(&mut self.volume.options, value),
             "tmpfs-size" => {
                 let Bytes(bytes) = value.parse().map_err(|_| wrong())?;
-                self.tmpfs.push(format!("size={bytes}"));
+                // Zero means docker's default; to the kernel it would mean no limit at all.
+                if bytes != 0 {
+                    self.tmpfs.push(format!("size={bytes}"));
+                }
             }
             "tmpfs-mode" => {
                 let mode = u32::from_str_radix(value, 8).map_err(|_| wrong())?;

@@ -18,6 +18,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use image_core::{Image, Store};
+
 use crate::backend::{self, Context, Exit, Job, Running, Streams};
 use crate::base;
 use crate::error::{Error, Result};
@@ -45,6 +47,9 @@ const CHUNK: usize = 128 << 10;
 /// The capacity asked for once a stream has filled a whole pipe: what anybody may have (/proc/sys/fs/pipe-max-size).
 const PIPE_BYTES: i32 = 1 << 20;
 
+/// How long after its start an instance is taken for one that stays.
+const IDLE_AFTER: Duration = Duration::from_millis(500);
+
 /// How long a guest has to end its processes once it is told to; a busy kvm_pvm host takes some seconds.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -68,6 +73,8 @@ pub(crate) struct Starter {
 
 /// What is to be started.
 pub(crate) struct Launch {
+    /// The image, where the command has looked it up already, for an instance that has just been made.
+    pub(crate) image: Option<(Store, Image)>,
     pub(crate) home: Home,
     pub(crate) record: Record,
     pub(crate) lock: Lock,
@@ -76,6 +83,7 @@ pub(crate) struct Launch {
 }
 
 struct Supervisor {
+    image: Option<(Store, Image)>,
     home: Home,
     record: Record,
     state: State,
@@ -87,6 +95,8 @@ struct Supervisor {
     timeline: Timeline,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
+    /// When what starting has used is given back.
+    shrink_at: Option<Instant>,
     /// SIGKILL has been sent.
     killed: bool,
     /// The command has run at least once, so that failures are the instance's and no longer the starter's.
@@ -102,13 +112,18 @@ enum Outcome {
 impl Supervisor {
     fn new(launch: Launch, signals: Signals) -> (Self, Lock) {
         let Launch {
+            image,
             home,
             record,
             lock,
             starter,
             timeline,
         } = launch;
-        let previous = read_state(&home, &record.id).unwrap_or_default();
+        // One that has just been made has no state yet.
+        let previous = match &image {
+            Some(_) => State::default(),
+            None => read_state(&home, &record.id).unwrap_or_default(),
+        };
         let log = Writer::new(
             logs::path(&home.instance(&record.id), &record.id),
             record.spec.log.clone(),
@@ -121,6 +136,7 @@ impl Supervisor {
                 error: None,
                 ..previous
             },
+            image,
             home,
             record,
             signals,
@@ -130,6 +146,7 @@ impl Supervisor {
             log,
             timeline,
             kill_at: None,
+            shrink_at: None,
             killed: false,
             has_run: false,
         };
@@ -188,11 +205,17 @@ impl Supervisor {
         if self.listener.is_none() {
             self.listener = Some(settle::listen(&self.home, &self.record.id)?);
         }
-        let store = self.home.images()?;
-        let image = if base::is_base(&self.record.spec.image) {
-            base::ensure(&store)?
-        } else {
-            store.resolve(&self.record.image_id)?
+        let (store, image) = match self.image.take() {
+            Some(known) => known,
+            None => {
+                let store = self.home.images()?;
+                let image = if base::is_base(&self.record.spec.image) {
+                    base::ensure(&store)?
+                } else {
+                    store.resolve(&self.record.image_id)?
+                };
+                (store, image)
+            }
         };
         let process = Process::new(
             &self.record.spec,
@@ -240,7 +263,7 @@ impl Supervisor {
             // What the user was told survives a power cut; not on the way to the command's first instruction.
             settle::make_durable(&self.home, &self.record.id);
         }
-        fork::shrink();
+        self.shrink_at = Some(Instant::now() + IDLE_AFTER);
         Ok(())
     }
 
@@ -288,6 +311,10 @@ impl Supervisor {
                 client.flush();
             }
             self.clients.retain(|client| !client.is_gone());
+            if self.shrink_at.is_some_and(|at| Instant::now() >= at) {
+                self.shrink_at = None;
+                fork::shrink();
+            }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
                 if std::mem::replace(&mut self.killed, true) {
@@ -312,13 +339,20 @@ impl Supervisor {
     ) -> Result<Ready> {
         let mut polls = Polls::default();
         let signals = polls.add(self.signals.number(), libc::POLLIN);
-        let end = polls.add_if(!ended && !booting, running.ended().as_raw_fd(), libc::POLLIN);
+        let end = polls.add_if(
+            !ended && !booting,
+            running.ended().as_raw_fd(),
+            libc::POLLIN,
+        );
         let pending = polls.add_if(
             booting,
             running.pending().map_or(-1, |pending| pending.as_raw_fd()),
             libc::POLLIN,
         );
-        let listener = polls.add(self.listener.as_ref().map_or(-1, Link::number), libc::POLLIN);
+        let listener = polls.add(
+            self.listener.as_ref().map_or(-1, Link::number),
+            libc::POLLIN,
+        );
         // A reader that is slow holds the instance's output up, as docker's attach does.
         let takes = !self.clients.iter().any(Client::is_full);
         let output = polls.add_if(
@@ -332,18 +366,12 @@ impl Supervisor {
             libc::POLLIN,
         );
         let hungry = self.clients.iter().any(Client::has_input);
-        polls.add_if(
-            hungry,
-            number(streams.input.as_ref()),
-            libc::POLLOUT,
-        );
+        polls.add_if(hungry, number(streams.input.as_ref()), libc::POLLOUT);
         for client in &self.clients {
             client.watch(&mut polls);
         }
-        let patience = self
-            .kill_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
-        polls.wait(patience)?;
+        let next = [self.kill_at, self.shrink_at].into_iter().flatten().min();
+        polls.wait(next.map(|at| at.saturating_duration_since(Instant::now())))?;
         Ok(Ready {
             signals: polls.is_ready(signals),
             ended: polls.is_ready(end),
@@ -557,7 +585,9 @@ impl Supervisor {
         let short = self.record.short_id().to_owned();
         match (pause, self.state.status) {
             (true, Status::Paused) => {
-                return Err(Error::Refused(format!("container {short} is already paused")));
+                return Err(Error::Refused(format!(
+                    "container {short} is already paused"
+                )));
             }
             (false, Status::Running) => {
                 return Err(Error::Refused(format!("container {short} is not paused")));
@@ -565,7 +595,11 @@ impl Supervisor {
             _ => {}
         }
         running.freeze(pause)?;
-        self.state.status = if pause { Status::Paused } else { Status::Running };
+        self.state.status = if pause {
+            Status::Paused
+        } else {
+            Status::Running
+        };
         write_state(&self.home, &self.record.id, &self.state)
     }
 
@@ -608,7 +642,10 @@ impl Supervisor {
             }
             let mut polls = Polls::default();
             polls.add(self.signals.number(), libc::POLLIN);
-            polls.add(self.listener.as_ref().map_or(-1, Link::number), libc::POLLIN);
+            polls.add(
+                self.listener.as_ref().map_or(-1, Link::number),
+                libc::POLLIN,
+            );
             for client in &self.clients {
                 client.watch(&mut polls);
             }

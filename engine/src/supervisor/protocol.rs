@@ -238,8 +238,7 @@ impl Link {
         }
         loop {
             // SAFETY: the header points to one part and to a control buffer, which live through the call and are only read.
-            let sent =
-                unsafe { libc::sendmsg(self.number(), &header, flags | libc::MSG_NOSIGNAL) };
+            let sent = unsafe { libc::sendmsg(self.number(), &header, flags | libc::MSG_NOSIGNAL) };
             if sent >= 0 {
                 return Ok(());
             }
@@ -327,8 +326,7 @@ impl ControlBuffer {
             let mut next = libc::CMSG_FIRSTHDR(header);
             while !next.is_null() {
                 if (*next).cmsg_level == libc::SOL_SOCKET && (*next).cmsg_type == libc::SCM_RIGHTS {
-                    let count =
-                        ((*next).cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<i32>();
+                    let count = ((*next).cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<i32>();
                     for index in 0..count {
                         let number = libc::CMSG_DATA(next)
                             .cast::<i32>()

@@ -54,8 +54,7 @@ pub(super) fn listen(home: &Home, id: &str) -> Result<Link> {
     let length = size_of_val(&address) as libc::socklen_t;
     let bind = || {
         // SAFETY: the address is as long as we say, and is only read.
-        let bound =
-            unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+        let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
         match bound {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),

@@ -96,14 +96,15 @@ pub(crate) fn alone(home: &Home, name: &str) -> Result<Alone> {
     }
 }
 
-/// Makes a volume. If another process was faster, its volume stays.
-pub(crate) fn make(home: &Home, name: &str, record: &Record) -> Result<()> {
+/// Makes a volume. If another process was faster, its volume stays. `durable`: it is on the disk before this returns.
+pub(crate) fn make(home: &Home, name: &str, record: &Record, durable: bool) -> Result<()> {
     sweep(home)?;
     let (path, _held) = workspace(home)?;
-    let made = fill(&path, record).and_then(|()| {
+    let made = fill(&path, record, durable).and_then(|()| {
         let target = directory(home, name);
         match rustix::fs::renameat_with(CWD, &path, CWD, &target, RenameFlags::NOREPLACE) {
-            Ok(()) => sync(&home.volumes()),
+            Ok(()) if durable => sync(&home.volumes()),
+            Ok(()) => Ok(()),
             Err(Errno::EXIST) => {
                 let _ = image_core::remove_tree(&path);
                 Ok(())
@@ -118,7 +119,7 @@ pub(crate) fn make(home: &Home, name: &str, record: &Record) -> Result<()> {
     made
 }
 
-fn fill(path: &Path, record: &Record) -> Result<()> {
+fn fill(path: &Path, record: &Record, durable: bool) -> Result<()> {
     let data = path.join("_data");
     DirBuilder::new()
         .mode(0o755)
@@ -137,15 +138,15 @@ fn fill(path: &Path, record: &Record) -> Result<()> {
                 .mode(0o600)
                 .open(&file)?;
             new.write_all(&json)?;
-            new.sync_all()
+            if durable { new.sync_all() } else { Ok(()) }
         });
     written.map_err(|e| Error::io("write", &file, e))?;
-    sync(path)
+    if durable { sync(path) } else { Ok(()) }
 }
 
 /// Moves a volume that is held alone to where it can be deleted, and deletes it. After the move it does not exist any more, whatever
-/// happens then.
-pub(crate) fn discard(home: &Home, name: &str, held: Held) -> Result<()> {
+/// happens then; with `durable`, not after a loss of power either.
+pub(crate) fn discard(home: &Home, name: &str, held: Held, durable: bool) -> Result<()> {
     sweep(home)?;
     let (path, _workspace) = workspace(home)?;
     let from = directory(home, name);
@@ -153,7 +154,9 @@ pub(crate) fn discard(home: &Home, name: &str, held: Held) -> Result<()> {
     fs::rename(&from, &target).map_err(|e| Error::io("rename", &from, e))?;
     // Whoever waits for this volume may make a new one now.
     drop(held);
-    sync(&home.volumes())?;
+    if durable {
+        sync(&home.volumes())?;
+    }
     // The volume is gone for the user: what cannot be deleted now is swept.
     let _ = image_core::remove_tree(&path);
     Ok(())

@@ -62,6 +62,19 @@ struct Record {
     options: BTreeMap<String, String>,
 }
 
+impl Record {
+    /// What is left to say of a volume whose volume.json is damaged. That it was made without a name, its name tells.
+    fn lost(name: &str) -> Self {
+        let mut record = Self::default();
+        if name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit()) {
+            record
+                .labels
+                .insert(ANONYMOUS_LABEL.to_owned(), String::new());
+        }
+        record
+    }
+}
+
 /// A volume as it is told to the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
@@ -152,7 +165,9 @@ pub fn create(home: &Home, new: &NewVolume) -> Result<Volume> {
             labels,
             options: new.options.clone(),
         };
-        hold::make(home, &name, &record)?;
+        // An anonymous one is as lasting as its instance's record, which nobody waits for either: a flush costs more than a
+        // container's start.
+        hold::make(home, &name, &record, new.name.is_some())?;
     }
 }
 
@@ -216,12 +231,12 @@ fn read(home: &Home, name: &str) -> Result<Volume> {
     let directory = directory(home, name);
     let path = directory.join("volume.json");
     let record = match fs::read(&path) {
-        Ok(json) => serde_json::from_slice::<Record>(&json).unwrap_or_default(),
+        Ok(json) => serde_json::from_slice(&json).unwrap_or_else(|_| Record::lost(name)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             if !directory.is_dir() {
                 return Err(VolumeError::NotFound(name.to_owned()).into());
             }
-            Record::default()
+            Record::lost(name)
         }
         Err(e) => return Err(Error::io("read", &path, e)),
     };

@@ -44,7 +44,7 @@ pub fn remove(home: &Home, name: &str) -> Result<()> {
     if !by.is_empty() {
         return Err(in_use(by).into());
     }
-    hold::discard(home, name, held)
+    hold::discard(home, name, held, true)
 }
 
 /// Removes all volumes that no instance has and `wanted` picks.
@@ -65,7 +65,7 @@ pub fn prune(home: &Home, wanted: &dyn Fn(&Volume) -> bool) -> Result<Pruned> {
         for (volume, lock) in held {
             if users(&uses, &volume.name).is_empty() {
                 let bytes = bytes_in(&volume.mountpoint);
-                hold::discard(home, &volume.name, lock)?;
+                hold::discard(home, &volume.name, lock, false)?;
                 pruned.bytes += bytes;
                 pruned.names.push(volume.name.clone());
             }
@@ -100,7 +100,7 @@ pub fn remove_anonymous(home: &Home, instance: &str, mounts: &[MountSpec]) -> Re
     }
     for (name, lock) in held {
         if users(&others, name).is_empty() {
-            hold::discard(home, name, lock)?;
+            hold::discard(home, name, lock, false)?;
         }
     }
     Ok(())

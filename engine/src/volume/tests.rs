@@ -419,6 +419,10 @@ fn a_damaged_volume_json_hides_neither_the_volume_nor_its_content() {
     assert_eq!(list(&home).unwrap().len(), 1);
     assert_eq!(inspect(&home, "db").unwrap().mountpoint, made.mountpoint);
     remove(&home, "db").unwrap();
+    // After a loss of power it may be empty: what was anonymous still is.
+    let name = create(&home, &NewVolume::default()).unwrap().name;
+    fs::write(home.volumes().join(&name).join("volume.json"), "").unwrap();
+    assert!(inspect(&home, &name).unwrap().is_anonymous());
 }
 
 #[test]
@@ -545,17 +549,17 @@ fn a_container_sees_its_mounts() {
     let mut all = spec.mounts().clone().unwrap_or_default();
     all.extend(prepared.mounts.iter().map(ResolvedMount::oci));
     spec.set_mounts(Some(all));
-    let mut container = start(Launch {
-        id: &names::new_id().unwrap(),
-        spec: &spec,
-        rootfs: Rootfs::Overlay {
+    let mut container = start(Launch::new(
+        &names::new_id().unwrap(),
+        &spec,
+        Rootfs::Overlay {
             lower: &layers,
             upper: &at("upper"),
             work: &at("work"),
             volatile: true,
         },
-        stdio: Stdio::Inherit { stdin: false },
-    })
+        Stdio::Inherit { stdin: false },
+    ))
     .unwrap();
     let exit = container.wait().unwrap();
     container.release(Teardown::Wait).unwrap();

@@ -119,8 +119,7 @@ impl Machine {
                 console: Some(console),
                 interrupt: Some(&mut stop),
             };
-            let outcome =
-                Guest::connect(vm, options).and_then(|guest| guest.start(config, stdio));
+            let outcome = Guest::connect(vm, options).and_then(|guest| guest.start(config, stdio));
             // A counter at its most is readable all the same.
             let _ = tell.write(1);
             outcome
@@ -274,7 +273,11 @@ impl Running for Machine {
                 "its machine has not booted yet: try again when it runs".into(),
             ));
         };
-        Ok(Box::new(GuestProcess::start(handle.clone(), request, streams)?))
+        Ok(Box::new(GuestProcess::start(
+            handle.clone(),
+            request,
+            streams,
+        )?))
     }
 
     fn finish(mut self: Box<Self>, _passing: bool) -> Result<Exit> {

@@ -1,0 +1,429 @@
+//! The commands of the notes, row by row of the mission, on every backend that starts quickly here. A slip in the notes is
+//! shown both ways: the corrected line works, the broken one is refused.
+//!
+//! Published ports (`-p`, `port`) come with the network.
+
+mod common;
+
+use std::fs;
+
+use common::tmux::Terminal;
+use common::{Host, Said, eventually, ways};
+
+/// A verb, a way's flags and the network there is so far, and the rest of the line, cut at spaces.
+fn line<'a>(verb: &'a str, way: &[&'a str], rest: &'a str) -> Vec<&'a str> {
+    let mut words = vec![verb, "--network", "none"];
+    words.extend(way);
+    words.extend(rest.split(' '));
+    words
+}
+
+/// The same with one more word at the end, a script with spaces.
+fn script<'a>(verb: &'a str, way: &[&'a str], rest: &'a str, script: &'a str) -> Vec<&'a str> {
+    let mut words = line(verb, way, rest);
+    words.extend(["sh", "-c", script]);
+    words
+}
+
+/// Runs a line whose words stand between spaces.
+#[track_caller]
+fn plain(host: &Host, line: &str) -> Said {
+    host.plimsoll(line.split(' '))
+}
+
+#[test]
+fn n11_a_stopped_instance_keeps_its_writes_until_rm_and_the_image_never_changes() {
+    for way in ways() {
+        let host = Host::new();
+        host.plimsoll(script(
+            "run",
+            &way,
+            "--name keeps plimsoll/base",
+            "cat /kept 2>/dev/null; echo written >>/kept; echo more >>/etc/os-release; rm /etc/nsswitch.conf",
+        ))
+        .ok();
+        let mut changes: Vec<String> = plain(&host, "diff keeps")
+            .ok()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        changes.sort();
+        assert_eq!(
+            changes,
+            [
+                "A /kept",
+                "C /etc",
+                "C /etc/os-release",
+                "D /etc/nsswitch.conf"
+            ],
+            "{way:?}"
+        );
+        assert_eq!(plain(&host, "start -a keeps").ok(), "written", "{way:?}");
+        assert_eq!(
+            plain(&host, "start -a keeps").ok(),
+            "written\nwritten",
+            "{way:?}"
+        );
+        plain(&host, "rm keeps").ok();
+        let said = host.plimsoll(script(
+            "run",
+            &way,
+            "--rm plimsoll/base",
+            "ls /kept; ls /etc/nsswitch.conf",
+        ));
+        assert_eq!(said.stdout, "/etc/nsswitch.conf\n", "{way:?}: {said:?}");
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+    }
+}
+
+#[test]
+fn n13_n14_run_with_a_terminal_leave_it_and_come_back() {
+    for way in ways() {
+        let host = Host::new();
+        let Some(terminal) = Terminal::start(&host) else {
+            return;
+        };
+        terminal.plimsoll(&format!(
+            "run -i -t --name myubuntu --network none {} plimsoll/base:latest",
+            way.join(" ")
+        ));
+        terminal.answers(1001);
+        terminal.presses(&["C-p", "C-q"]);
+        terminal.is_outside(1);
+        assert_eq!(
+            plain(&host, "ps --format {{.Names}}").ok(),
+            "myubuntu",
+            "{way:?}"
+        );
+        terminal.plimsoll("attach myubuntu");
+        terminal.answers(1002);
+        terminal.types("exit");
+        terminal.is_outside(2);
+        assert_eq!(plain(&host, "ps --format {{.Names}}").ok(), "", "{way:?}");
+        assert_eq!(
+            plain(&host, "ps -a --format {{.Names}}").ok(),
+            "myubuntu",
+            "{way:?}"
+        );
+        // create, start and attach by hand come to the same.
+        host.plimsoll(line(
+            "create",
+            &way,
+            "-i -t --name mycentos plimsoll/base:latest",
+        ))
+        .ok();
+        assert_eq!(plain(&host, "start mycentos").ok(), "mycentos", "{way:?}");
+        terminal.plimsoll("attach mycentos");
+        terminal.answers(1003);
+        terminal.presses(&["C-d"]);
+        terminal.is_outside(3);
+        plain(&host, "rm myubuntu mycentos").ok();
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+    }
+}
+
+#[test]
+fn n15_instances_are_listed_stopped_started_removed_and_pruned() {
+    for way in ways() {
+        let host = Host::new();
+        assert!(plain(&host, "images").ok().contains("plimsoll/base"));
+        host.plimsoll(line("run", &way, "-d --name up plimsoll/base sleep 1000"))
+            .ok();
+        host.plimsoll(line("create", &way, "--name idle plimsoll/base true"))
+            .ok();
+        assert_eq!(plain(&host, "ps --format {{.Names}}").ok(), "up", "{way:?}");
+        assert_eq!(
+            plain(&host, "ps -a --format {{.Names}}").ok(),
+            "idle\nup",
+            "{way:?}"
+        );
+        let table = plain(&host, "ps -a");
+        let header = table.ok().lines().next().unwrap_or_default();
+        for title in [
+            "CONTAINER ID",
+            "IMAGE",
+            "COMMAND",
+            "CREATED",
+            "STATUS",
+            "PORTS",
+            "NAMES",
+        ] {
+            assert!(header.contains(title), "{header}");
+        }
+        plain(&host, "rm up").fails(1, &["running"]);
+        assert_eq!(plain(&host, "stop -t 1 up").ok(), "up", "{way:?}");
+        assert_eq!(
+            plain(&host, "ps -f status=exited --format {{.Names}}").ok(),
+            "up",
+            "{way:?}"
+        );
+        assert_eq!(plain(&host, "start up").ok(), "up", "{way:?}");
+        assert_eq!(plain(&host, "ps --format {{.Names}}").ok(), "up", "{way:?}");
+        assert_eq!(plain(&host, "rm -f up").ok(), "up", "{way:?}");
+        let pruned = host.plimsoll_with_input(b"y\n", &["container", "prune"]);
+        assert!(pruned.ok().contains("[y/N]"), "{pruned:?}");
+        assert!(
+            pruned.stdout.contains("Total reclaimed space: "),
+            "{pruned:?}"
+        );
+        assert_eq!(plain(&host, "ps -aq").ok(), "", "{way:?}");
+        // rm of all of them, as the notes have it.
+        host.plimsoll(line("run", &way, "--name a plimsoll/base true"))
+            .ok();
+        host.plimsoll(line("run", &way, "--name b plimsoll/base true"))
+            .ok();
+        let all = plain(&host, "ps -a -q");
+        let mut command = vec!["rm"];
+        command.extend(all.ok().lines());
+        host.plimsoll(command).ok();
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+    }
+}
+
+#[test]
+fn n16_directories_and_single_files_of_the_host_are_shared_and_hide_what_the_image_had() {
+    for way in ways() {
+        let host = Host::new();
+        let at = |name: &str| host.scratch().join(name).display().to_string();
+        fs::create_dir(at("wordpress_db")).unwrap();
+        fs::write(at("wordpress_db/table"), "rows\n").unwrap();
+        fs::write(at("hello"), "hello\n").unwrap();
+        let flags = format!(
+            "-d --name wordpressdb -e MYSQL_ROOT_PASSWORD=password -e MYSQL_DATABASE=wordpress -v {}:/etc -v {}:/hello plimsoll/base",
+            at("wordpress_db"),
+            at("hello"),
+        );
+        host.plimsoll(script(
+            "run",
+            &way,
+            &flags,
+            "ls /etc; cat /etc/table /hello; echo $MYSQL_DATABASE $MYSQL_ROOT_PASSWORD; echo of-the-instance >/etc/written",
+        ))
+        .ok();
+        assert_eq!(plain(&host, "wait wordpressdb").ok(), "0", "{way:?}");
+        // The directory's own content is all there is: the image's /etc is hidden. (What is put there for each instance,
+        // hosts and the like, is not the image's.)
+        let logs = plain(&host, "logs wordpressdb");
+        let words: Vec<&str> = logs.ok().lines().collect();
+        assert!(words.contains(&"table"), "{way:?}: {logs:?}");
+        assert!(!words.contains(&"os-release"), "{way:?}: {logs:?}");
+        assert!(
+            logs.stdout.ends_with("rows\nhello\nwordpress password\n"),
+            "{way:?}: {logs:?}"
+        );
+        assert_eq!(
+            fs::read_to_string(at("wordpress_db/written")).unwrap(),
+            "of-the-instance\n",
+            "{way:?}"
+        );
+        plain(&host, "rm wordpressdb").ok();
+        assert!(fs::exists(at("wordpress_db/table")).unwrap(), "{way:?}");
+    }
+}
+
+#[test]
+fn n17_volumes_from_shares_what_another_instance_has() {
+    for way in ways() {
+        let host = Host::new();
+        let directory = host.scratch().join("home");
+        fs::create_dir(&directory).unwrap();
+        let flags = format!(
+            "--name volume_overide -v {}:/home/testdir_2 -v /anonymous plimsoll/base",
+            directory.display()
+        );
+        host.plimsoll(script(
+            "run",
+            &way,
+            &flags,
+            "echo shared >/home/testdir_2/test; echo unnamed >/anonymous/test",
+        ))
+        .ok();
+        let said = host.plimsoll(line(
+            "run",
+            &way,
+            "--rm --volumes-from volume_overide plimsoll/base cat /home/testdir_2/test /anonymous/test",
+        ));
+        assert_eq!(said.ok(), "shared\nunnamed", "{way:?}");
+        host.plimsoll(line(
+            "run",
+            &way,
+            "--rm --volumes-from nobody plimsoll/base true",
+        ))
+        .fails(125, &["nobody"]);
+        plain(&host, "rm -v volume_overide").ok();
+    }
+}
+
+#[test]
+fn n18_named_and_anonymous_volumes_and_mount_do_what_the_notes_say() {
+    for way in ways() {
+        let host = Host::new();
+        assert_eq!(
+            plain(&host, "volume create --name myvolume").ok(),
+            "myvolume"
+        );
+        assert!(plain(&host, "volume ls").ok().contains("myvolume"));
+        // The same volume in two instances at once.
+        host.plimsoll(line(
+            "run",
+            &way,
+            "-d --name one -v myvolume:/root/ plimsoll/base sleep 1000",
+        ))
+        .ok();
+        host.plimsoll(script(
+            "run",
+            &way,
+            "--rm -v myvolume:/root/ plimsoll/base",
+            "echo hello, volume! >> /root/volume",
+        ))
+        .ok();
+        assert_eq!(
+            plain(&host, "exec one cat /root/volume").ok(),
+            "hello, volume!",
+            "{way:?}"
+        );
+        let inspected = plain(&host, "inspect --type volume myvolume");
+        let value: serde_json::Value = serde_json::from_str(inspected.ok()).unwrap();
+        assert_eq!(value[0]["Name"], "myvolume");
+        assert_eq!(value[0]["Driver"], "local");
+        plain(&host, "volume rm myvolume").fails(1, &["myvolume", "in use"]);
+        // An anonymous one, and what inspect says of it.
+        host.plimsoll(line(
+            "create",
+            &way,
+            "--name auto -v /root plimsoll/base true",
+        ))
+        .ok();
+        let inspected = plain(&host, "container inspect auto");
+        let value: serde_json::Value = serde_json::from_str(inspected.ok()).unwrap();
+        assert_eq!(value[0]["Mounts"][0]["Type"], "volume", "{way:?}");
+        assert_eq!(value[0]["Mounts"][0]["Destination"], "/root", "{way:?}");
+        assert_eq!(
+            value[0]["Mounts"][0]["Name"].as_str().map(str::len),
+            Some(64),
+            "{way:?}"
+        );
+        // --mount for a volume and for a bind. The notes have spaces after the commas, which a shell makes words of.
+        let flags =
+            "--rm --mount type=volume,source=myvolume,target=/seen plimsoll/base cat /seen/volume";
+        assert_eq!(
+            host.plimsoll(line("run", &way, flags)).ok(),
+            "hello, volume!",
+            "{way:?}"
+        );
+        let flags = "--rm --mount type=volume, source=myvolume, target=/seen plimsoll/base true";
+        let said = host.plimsoll(line("run", &way, flags));
+        assert_eq!(said.code, Some(125), "{way:?}: {said:?}");
+        let bind = host.scratch().join("bind");
+        fs::create_dir(&bind).unwrap();
+        fs::write(bind.join("file"), "of the host\n").unwrap();
+        let flags = format!(
+            "--rm --mount type=bind,source={},target=/seen plimsoll/base cat /seen/file",
+            bind.display()
+        );
+        assert_eq!(
+            host.plimsoll(line("run", &way, &flags)).ok(),
+            "of the host",
+            "{way:?}"
+        );
+        plain(&host, "rm -f one auto").ok();
+        // Without -a only the anonymous one goes.
+        plain(&host, "volume prune -f").ok();
+        assert_eq!(plain(&host, "volume ls -q").ok(), "myvolume", "{way:?}");
+        plain(&host, "volume prune -f -a").ok();
+        assert_eq!(plain(&host, "volume ls -q").ok(), "", "{way:?}");
+    }
+}
+
+#[test]
+fn n19_data_outlives_its_instance_and_is_read_by_the_other_backend() {
+    let host = Host::new();
+    let all = ways();
+    for (index, writer) in all.iter().enumerate() {
+        let volume = format!("data{index}");
+        host.plimsoll(script(
+            "run",
+            writer,
+            &format!("--name writer -v {volume}:/data plimsoll/base"),
+            "echo outlives >/data/file; mkdir /data/deep; ln -s ../file /data/deep/link",
+        ))
+        .ok();
+        plain(&host, "rm writer").ok();
+        for reader in &all {
+            let said = host.plimsoll(line(
+                "run",
+                reader,
+                &format!("--rm -v {volume}:/data:ro plimsoll/base cat /data/deep/link"),
+            ));
+            assert_eq!(
+                said.ok(),
+                "outlives",
+                "written by {writer:?}, read by {reader:?}"
+            );
+        }
+        plain(&host, &format!("volume rm {volume}")).ok();
+    }
+}
+
+#[test]
+fn n22_logs_tell_what_happened_also_after_a_failure() {
+    for way in ways() {
+        let host = Host::new();
+        // A database that wants a password, and says so.
+        let database = "if [ -z \"$MYSQL_ROOT_PASSWORD\" ]; then echo 'error: database is uninitialized and password option is not specified' >&2; exit 1; fi; echo ready";
+        host.plimsoll(script(
+            "run",
+            &way,
+            "-d --name no_passwd plimsoll/base",
+            database,
+        ))
+        .ok();
+        assert_eq!(plain(&host, "wait no_passwd").ok(), "1", "{way:?}");
+        let logs = plain(&host, "logs no_passwd");
+        assert_eq!(logs.code, Some(0), "{logs:?}");
+        assert!(
+            logs.stderr.contains("password option is not specified"),
+            "{way:?}: {logs:?}"
+        );
+        host.plimsoll(script(
+            "run",
+            &way,
+            "-d --name mysql -e MYSQL_ROOT_PASSWORD=1234 plimsoll/base",
+            "for i in 1 2 3; do echo line $i; done; while [ ! -e /stop ]; do sleep 0.05; done; echo last",
+        ))
+        .ok();
+        eventually("three lines", || {
+            plain(&host, "logs mysql").stdout.lines().count() == 3
+        });
+        assert_eq!(
+            plain(&host, "logs --tail 2 mysql").ok(),
+            "line 2\nline 3",
+            "{way:?}"
+        );
+        // The notes' slip.
+        let said = plain(&host, "logs tail 2");
+        assert_eq!(said.code, Some(1), "{said:?}");
+        for line in plain(&host, "logs -t mysql").ok().lines() {
+            let (time, text) = line.split_once(' ').unwrap_or_default();
+            assert!(
+                time.len() == 30 && time.ends_with('Z') && text.starts_with("line "),
+                "{way:?}: {line:?}"
+            );
+        }
+        let mut command = host.command();
+        command
+            .args(["logs", "-f", "mysql"])
+            .stdout(std::process::Stdio::piped());
+        let follower = command.spawn().unwrap();
+        plain(&host, "exec mysql touch /stop").ok();
+        let followed = follower.wait_with_output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&followed.stdout),
+            "line 1\nline 2\nline 3\nlast\n",
+            "{way:?}"
+        );
+        assert_eq!(plain(&host, "logs --tail 1 mysql").ok(), "last", "{way:?}");
+        plain(&host, "rm no_passwd mysql").ok();
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+    }
+}
