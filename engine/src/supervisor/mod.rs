@@ -13,6 +13,7 @@ pub(crate) mod protocol;
 mod settle;
 mod sink;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -95,8 +96,10 @@ struct Supervisor {
     timeline: Timeline,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
-    /// When what starting has used is given back.
+    /// When the instance is taken for one that stays, and what starting has used is given back.
     shrink_at: Option<Instant>,
+    /// That has been done.
+    shrunk: Cell<bool>,
     /// SIGKILL has been sent.
     killed: bool,
     /// The command has run at least once, so that failures are the instance's and no longer the starter's.
@@ -147,6 +150,7 @@ impl Supervisor {
             timeline,
             kill_at: None,
             shrink_at: None,
+            shrunk: Cell::new(true),
             killed: false,
             has_run: false,
         };
@@ -313,7 +317,7 @@ impl Supervisor {
             self.clients.retain(|client| !client.is_gone());
             if self.shrink_at.is_some_and(|at| Instant::now() >= at) {
                 self.shrink_at = None;
-                fork::shrink();
+                self.shrunk.set(false);
             }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
@@ -371,7 +375,12 @@ impl Supervisor {
             client.watch(&mut polls);
         }
         let next = [self.kill_at, self.shrink_at].into_iter().flatten().min();
-        polls.wait(next.map(|at| at.saturating_duration_since(Instant::now())))?;
+        let patience = next.map(|at| at.saturating_duration_since(Instant::now()));
+        if patience.is_none() && !self.shrunk.replace(true) {
+            // As late as can be: what runs from here to the wait in the kernel is all that stays mapped.
+            fork::shrink();
+        }
+        polls.wait(patience)?;
         Ok(Ready {
             signals: polls.is_ready(signals),
             ended: polls.is_ready(end),
