@@ -28,7 +28,10 @@ b dd if=/dev/zero of=/data/sparse bs=1 count=1 seek=16777215 2>/dev/null; stat -
 if echo x > /ro/new; then echo BAD; fi 2>/dev/null; if rm /ro/theirs; then echo BAD; fi 2>/dev/null
 if [ "$QUICK" ]; then b cp /bin/busybox /data/busybox; b cmp /bin/busybox /data/busybox; /data/busybox true; fi
 if [ -x /data/map ]; then /data/map /data/mapped; else echo mapped and locked; fi
-if [ "$LOCKS" ]; then /data/map wait /data/held > /data/waited & fi
+if [ "$LOCKS" ]; then
+  /data/map wait /data/held & sleep 0.5; b killall -9 map
+  /data/map wait /data/held > /data/waited &
+fi
 echo ready
 while [ ! -e /data/go ]; do sleep 0.05; done
 cat /data/theirs; ls /data/made; cat /etc/one
