@@ -124,6 +124,12 @@ impl Plan {
                 .iter()
                 .flatten()
                 .map(|path| {
+                    if !path.starts_with('/') {
+                        return Err(Error::invalid(
+                            field,
+                            format!("{path} must be an absolute path"),
+                        ));
+                    }
                     let path = Inside::new(field, Path::new(path))?;
                     let (early, late) = planned.split_at(early_mounts);
                     let early = early.iter().any(|mount| path.is_below(&mount.target))
@@ -238,7 +244,7 @@ impl Plan {
 }
 
 fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind")
+    matches!(mount.typ().as_deref(), Some("bind" | "rbind"))
         || mount
             .options()
             .iter()

@@ -279,6 +279,11 @@ pub(crate) fn plan(index: usize, mount: &Mount, namespaces: &Namespaces) -> Resu
         .typ()
         .as_deref()
         .unwrap_or(if bind.is_some() { "bind" } else { "none" });
+    // A type that some generators write.
+    let (name, bind) = match name {
+        "rbind" => ("bind", Some(true)),
+        name => (name, bind),
+    };
     let kind = match (name, bind) {
         ("bind", None) | (_, Some(_)) => {
             let source = mount.source().as_deref().ok_or_else(|| {
@@ -497,6 +502,18 @@ mod tests {
         );
         let writable = plan(0, &mount("bind", &["rw"])).unwrap();
         assert_eq!(writable.recursive_attributes, MountAttr::default());
+    }
+
+    #[test]
+    fn rbind_may_be_the_type() {
+        let plan = plan(0, &mount("rbind", &[])).unwrap();
+        assert!(matches!(
+            plan.kind,
+            Kind::Bind {
+                recursive: true,
+                ..
+            }
+        ));
     }
 
     #[test]
