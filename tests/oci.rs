@@ -555,7 +555,7 @@ fn exec_runs_beside_the_first_process() {
         &["exec", &id, "absent"],
         "executable file not found in $PATH",
     );
-    bundle.fails(&["exec", &id, "/etc"], "is a directory");
+    bundle.fails(&["exec", &id, "/etc"], "is a directory: permission denied");
     bundle.fails(&["exec", &id], "needs a command");
 }
 
