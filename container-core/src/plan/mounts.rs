@@ -331,7 +331,10 @@ pub(crate) fn plan(index: usize, mount: &Mount, namespaces: &Namespaces) -> Resu
     let owners = prepared::owners(&field, mount, idmap, namespaces)?;
     let is_peer = propagation_set.is_some_and(|(flag, _)| flag == libc::MS_SHARED);
     let kind = match kind {
-        Kind::Bind { source, recursive } if owners.is_some() || is_peer => {
+        // Root of a user namespace may not reach what the host's may: the launcher opens it.
+        Kind::Bind { source, recursive }
+            if owners.is_some() || is_peer || namespaces.has_user() =>
+        {
             let tree = prepared::prepare(
                 &field,
                 &source,
