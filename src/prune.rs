@@ -15,8 +15,9 @@ pub(crate) fn containers(root: &Path, arguments: &PruneArguments) -> anyhow::Res
         .values("until")
         .iter()
         .map(|text| {
-            logs::parse_time(text, logs::now())
-                .ok_or_else(|| anyhow!("invalid filter 'until={text}': neither a time nor a duration"))
+            logs::parse_time(text, logs::now()).ok_or_else(|| {
+                anyhow!("invalid filter 'until={text}': neither a time nor a duration")
+            })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let home = Home::open(root)?;
