@@ -2,9 +2,10 @@
 
 mod volume;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use engine::{Accel, BackendKind, Bytes, Network};
 
 mod container;
@@ -33,9 +34,8 @@ pub(crate) use volume::{
     max_term_width = 100
 )]
 pub(crate) struct Cli {
-    /// Directory for images and instances
-    #[arg(long, global = true, value_name = "DIR", env = "PLIMSOLL_ROOT", default_value = engine::DEFAULT_ROOT)]
-    pub(crate) root: PathBuf,
+    #[command(flatten)]
+    pub(crate) global: GlobalArguments,
 
     /// Print the version and exit
     #[arg(short = 'v', long)]
@@ -43,6 +43,55 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArguments {
+    /// Directory for images and instances
+    #[arg(long, global = true, value_name = "DIR", env = "PLIMSOLL_ROOT", default_value = engine::DEFAULT_ROOT)]
+    pub(crate) root: PathBuf,
+}
+
+impl Cli {
+    /// Reads a command line of one of the verbs that are to be fast, without making the flags of all the others first: that
+    /// takes longer than a tenth of a container's start. `None` for every other command line, and for one that is wrong or
+    /// asks for help, about which the whole parser has more to say.
+    pub(crate) fn quickly(words: &[OsString]) -> Option<Self> {
+        let name = words.get(1)?.to_str()?;
+        let words = words.get(1..)?;
+        let (global, verb) = match name {
+            "run" => one(words, |run| Verb::Run(Box::new(run))),
+            "create" => one(words, |create| Verb::Create(Box::new(create))),
+            "exec" => one(words, Verb::Exec),
+            "start" => one(words, Verb::Start),
+            "stop" => one(words, Verb::Stop),
+            "kill" => one(words, Verb::Kill),
+            "rm" => one(words, Verb::Rm),
+            "ps" => one(words, Verb::Ps),
+            "logs" => one(words, Verb::Logs),
+            "inspect" => one(words, Verb::Inspect),
+            _ => None,
+        }?;
+        Some(Self {
+            global,
+            version: false,
+            verb: Some(verb),
+        })
+    }
+}
+
+/// Reads the words of one verb, the verb itself first.
+fn one<A: Args>(
+    words: &[OsString],
+    verb: impl FnOnce(A) -> Verb,
+) -> Option<(GlobalArguments, Verb)> {
+    let command = clap::Command::new("plimsoll").disable_help_flag(true);
+    let command = GlobalArguments::augment_args(A::augment_args(command));
+    let matches = command.try_get_matches_from(words).ok()?;
+    let arguments = A::from_arg_matches(&matches).ok()?;
+    let global = GlobalArguments::from_arg_matches(&matches).ok()?;
+    Some((global, verb(arguments)))
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,7 +176,7 @@ pub(crate) enum Verb {
 pub(crate) struct OciArguments {
     /// What `plimsoll oci --help` lists
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) arguments: Vec<std::ffi::OsString>,
+    pub(crate) arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

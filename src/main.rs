@@ -29,6 +29,7 @@ mod version;
 mod volume;
 mod watch;
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -44,10 +45,16 @@ fn main() -> ExitCode {
     if let Some(arguments) = oci::arguments() {
         return ExitCode::from(oci::main(arguments));
     }
-    let cli = match Cli::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let parsed = match Cli::quickly(&words) {
+        Some(cli) => Ok(cli),
+        None => Cli::try_parse_from(&words),
+    };
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            let words: Vec<String> = std::env::args_os()
+            let words: Vec<String> = words
+                .iter()
                 .skip(1)
                 .map(|word| word.to_string_lossy().into_owned())
                 .collect();
@@ -83,37 +90,37 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         return Ok(ENGINE_FAILED);
     };
     match verb {
-        Verb::Run(arguments) => run::run(&cli.root, arguments),
-        Verb::Create(arguments) => create::create(&cli.root, arguments),
-        Verb::Start(arguments) => lifecycle::start(&cli.root, arguments),
-        Verb::Stop(arguments) => lifecycle::stop(&cli.root, arguments),
-        Verb::Restart(arguments) => lifecycle::restart(&cli.root, arguments),
-        Verb::Kill(arguments) => lifecycle::kill(&cli.root, arguments),
-        Verb::Pause(arguments) => lifecycle::pause(&cli.root, arguments),
-        Verb::Unpause(arguments) => lifecycle::unpause(&cli.root, arguments),
-        Verb::Wait(arguments) => lifecycle::wait(&cli.root, arguments),
-        Verb::Attach(arguments) => lifecycle::attach(&cli.root, arguments),
-        Verb::Logs(arguments) => logs::logs(&cli.root, arguments),
-        Verb::Rename(arguments) => lifecycle::rename(&cli.root, arguments),
-        Verb::Exec(arguments) => exec::exec(&cli.root, arguments),
-        Verb::Cp(arguments) => cp::cp(&cli.root, arguments),
-        Verb::Diff(arguments) => cp::diff(&cli.root, arguments),
-        Verb::Top(arguments) => watch::top(&cli.root, arguments),
-        Verb::Stats(arguments) => watch::stats(&cli.root, arguments),
-        Verb::Inspect(arguments) => inspect::inspect(&cli.root, arguments),
+        Verb::Run(arguments) => run::run(&cli.global.root, arguments),
+        Verb::Create(arguments) => create::create(&cli.global.root, arguments),
+        Verb::Start(arguments) => lifecycle::start(&cli.global.root, arguments),
+        Verb::Stop(arguments) => lifecycle::stop(&cli.global.root, arguments),
+        Verb::Restart(arguments) => lifecycle::restart(&cli.global.root, arguments),
+        Verb::Kill(arguments) => lifecycle::kill(&cli.global.root, arguments),
+        Verb::Pause(arguments) => lifecycle::pause(&cli.global.root, arguments),
+        Verb::Unpause(arguments) => lifecycle::unpause(&cli.global.root, arguments),
+        Verb::Wait(arguments) => lifecycle::wait(&cli.global.root, arguments),
+        Verb::Attach(arguments) => lifecycle::attach(&cli.global.root, arguments),
+        Verb::Logs(arguments) => logs::logs(&cli.global.root, arguments),
+        Verb::Rename(arguments) => lifecycle::rename(&cli.global.root, arguments),
+        Verb::Exec(arguments) => exec::exec(&cli.global.root, arguments),
+        Verb::Cp(arguments) => cp::cp(&cli.global.root, arguments),
+        Verb::Diff(arguments) => cp::diff(&cli.global.root, arguments),
+        Verb::Top(arguments) => watch::top(&cli.global.root, arguments),
+        Verb::Stats(arguments) => watch::stats(&cli.global.root, arguments),
+        Verb::Inspect(arguments) => inspect::inspect(&cli.global.root, arguments),
         Verb::Oci(arguments) => Ok(oci::main(arguments.arguments.clone())),
-        Verb::Container { verb } => container(&cli.root, verb),
-        Verb::Images(arguments) => images::images(&cli.root, arguments),
-        Verb::Import(arguments) => import::import(&cli.root, arguments),
-        Verb::Load(arguments) => load::load(&cli.root, arguments),
-        Verb::Rmi(arguments) => rmi::rmi(&cli.root, arguments),
-        Verb::Ps(arguments) => ps::ps(&cli.root, arguments),
-        Verb::Rm(arguments) => rm::rm(&cli.root, arguments),
-        Verb::Volume(verb) => volume::volume(&cli.root, verb),
-        Verb::Doctor(arguments) => doctor::doctor(&cli.root, arguments),
-        Verb::Version => version::long(&cli.root),
+        Verb::Container { verb } => container(&cli.global.root, verb),
+        Verb::Images(arguments) => images::images(&cli.global.root, arguments),
+        Verb::Import(arguments) => import::import(&cli.global.root, arguments),
+        Verb::Load(arguments) => load::load(&cli.global.root, arguments),
+        Verb::Rmi(arguments) => rmi::rmi(&cli.global.root, arguments),
+        Verb::Ps(arguments) => ps::ps(&cli.global.root, arguments),
+        Verb::Rm(arguments) => rm::rm(&cli.global.root, arguments),
+        Verb::Volume(verb) => volume::volume(&cli.global.root, verb),
+        Verb::Doctor(arguments) => doctor::doctor(&cli.global.root, arguments),
+        Verb::Version => version::long(&cli.global.root),
         Verb::Report(arguments) => report::report(arguments),
-        Verb::Compare(arguments) => compare::compare(&cli.root, arguments),
+        Verb::Compare(arguments) => compare::compare(&cli.global.root, arguments),
         Verb::Completion(arguments) => completions::completion(arguments),
         Verb::Man(arguments) => completions::man(arguments),
     }

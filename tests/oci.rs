@@ -223,6 +223,15 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Removes a cgroup in which nothing runs, with those below it.
+fn remove_cgroups(directory: &Path) {
+    let below = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_cgroups(&entry.path());
+    }
+    let _ = fs::remove_dir(directory);
+}
+
 fn id(name: &str) -> String {
     format!("{name}-{}", std::process::id())
 }
@@ -898,7 +907,7 @@ fn podman_runs_containers_by_it() {
     )
     .unwrap();
     let podman = format!(
-        "podman --root {0}/p --runroot {0}/r --tmpdir {0}/t --storage-driver vfs --runtime {0}/plimsoll-oci",
+        "podman --root {0}/p --runroot {0}/r --tmpdir {0}/t --storage-driver vfs --runtime {0}/plimsoll-oci --runtime-flag root={0}/state",
         bundle.bundle()
     );
     // On a hybrid host podman takes the presence of version 2 for its controllers': it is out of the way in a mount
@@ -916,6 +925,7 @@ fn podman_runs_containers_by_it() {
          run {podman} rm -f -t 0 background\n",
         bundle.bundle()
     );
+    let left_before = cgroups("libpod_parent");
     let mut child = Command::new("timeout")
         .args(["120", "unshare", "-m", "sh"])
         .env("CONTAINERS_CONF", &config)
@@ -930,6 +940,12 @@ fn podman_runs_containers_by_it() {
         .write_all(script.as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
+    // podman leaves the cgroup that held those of its containers and monitors.
+    for directory in cgroups("libpod_parent") {
+        if !left_before.contains(&directory) {
+            remove_cgroups(&directory);
+        }
+    }
     let text = String::from_utf8_lossy(&output.stdout);
     let answers: Vec<&str> = text
         .lines()

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Pipe};
 use std::time::{Duration, Instant};
 
-use oci_spec::runtime::{ContainerState, Hook, Hooks, ProcessBuilder, Spec, StateBuilder};
+use oci_spec::runtime::{ContainerState, Hook, Hooks, ProcessBuilder, Spec, State, StateBuilder};
 
 use crate::cgroup::Cgroup;
 use crate::container::ExitStatus;
@@ -117,8 +117,12 @@ impl HookState {
             .collect()
     }
 
+    pub(crate) fn version(&self) -> String {
+        self.version.clone()
+    }
+
     /// The state as the specification has it.
-    fn json(&self, status: ContainerState, pid: Option<i32>) -> Result<Vec<u8>> {
+    pub(crate) fn state(&self, status: ContainerState, pid: Option<i32>) -> Result<State> {
         let mut state = StateBuilder::default()
             .version(self.version.clone())
             .id(self.id.clone())
@@ -128,9 +132,14 @@ impl HookState {
         if let Some(pid) = pid {
             state = state.pid(pid);
         }
-        let told = |reason: String| Error::invalid("hooks", reason);
-        let state = state.build().map_err(|error| told(error.to_string()))?;
-        serde_json::to_vec(&state).map_err(|error| told(error.to_string()))
+        state
+            .build()
+            .map_err(|error| Error::invalid("hooks", error.to_string()))
+    }
+
+    fn json(&self, status: ContainerState, pid: Option<i32>) -> Result<Vec<u8>> {
+        serde_json::to_vec(&self.state(status, pid)?)
+            .map_err(|error| Error::invalid("hooks", error.to_string()))
     }
 }
 

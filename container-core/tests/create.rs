@@ -145,12 +145,15 @@ fn another_process_starts_it_through_its_gate() {
             .unwrap()
     });
     let init = Init::open(pid, start_time).unwrap().unwrap();
-    open_gate(&gate, "sh").unwrap();
+    open_gate(&gate, "sh", None).unwrap();
     assert_eq!(read(read_end), "through\n");
     while !init.has_ended().unwrap() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    assert!(open_gate(&gate, "sh").is_err(), "nobody is there any more");
+    assert!(
+        open_gate(&gate, "sh", None).is_err(),
+        "nobody is there any more"
+    );
     assert!(Cgroup::open_by_id(&fixture.id).unwrap().is_some());
     remove_cgroups(&fixture.id).unwrap();
     // The test program is its parent.

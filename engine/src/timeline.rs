@@ -37,6 +37,11 @@ impl Timeline {
         self.stages.push(Stage { name, at_ns });
     }
 
+    /// Whether anybody wants to know.
+    pub(crate) fn is_wanted() -> bool {
+        std::env::var_os(TIMELINE_VARIABLE).is_some()
+    }
+
     /// Notes the cgroup's high-water mark.
     pub(crate) fn set_peak_memory(&mut self, bytes: Option<u64>) {
         self.peak_memory = bytes;

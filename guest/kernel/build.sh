@@ -14,7 +14,7 @@ readonly PACKAGE=linux-source-6.12
 readonly TARBALL=/usr/src/$PACKAGE.tar.xz
 readonly SUFFIX=-plimsoll
 # In the order in which they apply.
-readonly PATCHES=(kvm_pvm.patch kvm_pvm_boot.patch stale_int3.patch)
+readonly PATCHES=(kvm_pvm.patch kvm_pvm_boot.patch stale_int3.patch virtio_fs_interrupt.patch)
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly here

@@ -17,7 +17,7 @@ use vm::{Machine, kvm, sh, tcg};
 const SCRIPT: &str = r#"
 b() { busybox "$@"; }
 set -e
-cat /data/theirs /etc/one; ls /ro | tr '\n' ' '; echo
+cat /data/theirs /etc/one; echo /ro/*
 echo ours > /data/ours; echo more >> /data/ours; echo added >> /etc/one
 b mkdir -p /data/d/e; b ln -s ../ours /data/d/link; cat /data/d/link
 b mv /data/ours /data/d/e/moved; b ln /data/d/e/moved /data/hard
@@ -28,7 +28,10 @@ b dd if=/dev/zero of=/data/sparse bs=1 count=1 seek=16777215 2>/dev/null; stat -
 if echo x > /ro/new; then echo BAD; fi 2>/dev/null; if rm /ro/theirs; then echo BAD; fi 2>/dev/null
 if [ "$QUICK" ]; then b cp /bin/busybox /data/busybox; b cmp /bin/busybox /data/busybox; /data/busybox true; fi
 if [ -x /data/map ]; then /data/map /data/mapped; else echo mapped and locked; fi
-if [ "$LOCKS" ]; then /data/map wait /data/held > /data/waited & fi
+if [ "$LOCKS" ]; then
+  /data/map wait /data/held & sleep 0.5; b killall -9 map
+  /data/map wait /data/held > /data/waited &
+fi
 echo ready
 while [ ! -e /data/go ]; do sleep 0.05; done
 cat /data/theirs; ls /data/made; cat /etc/one
@@ -129,9 +132,9 @@ fn run_the_script(machine: &mut Machine, quick: bool, locks: bool) {
         held.unlock().unwrap();
     });
     let expected = format!(
-        "theirs\none\nheld {}theirs \nours\nmore\n2 644 0 0\ngone\n16777216\nmapped and locked\nready\n\
+        "theirs\none\n/ro/held {}/ro/theirs\nours\nmore\n2 644 0 0\ngone\n16777216\nmapped and locked\nready\n\
          changed by the host\ninside\none, changed\n{}",
-        if has_map { "map " } else { "" },
+        if has_map { "/ro/map " } else { "" },
         if locks { "waited\n" } else { "" },
     );
     assert_eq!(

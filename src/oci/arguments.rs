@@ -125,7 +125,7 @@ pub(super) struct CreateArguments {
     #[arg(long, value_name = "FILE")]
     pub(super) pid_file: Option<PathBuf>,
 
-    /// Do without pivot_root(2) (refused: the root could be left again)
+    /// Move the root over the old one in place of pivot_root(2), for hosts that run from an initramfs
     #[arg(long)]
     pub(super) no_pivot: bool,
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 use container_core::cgroup::{self, Cgroup};
-use container_core::{Created, Init, Launch, Rootfs, Stdio, create, open_gate};
+use container_core::{Created, Init, Launch, Rootfs, SeccompListener, Stdio, create, open_gate};
 use oci_spec::runtime::Spec;
 
 use super::arguments::{
@@ -40,11 +40,6 @@ impl Runtime {
     /// Everything up to the point where the command waits.
     fn make(&self, arguments: &CreateArguments, detached: bool) -> Result<Waiting> {
         check_id(&arguments.id)?;
-        if arguments.no_pivot {
-            bail!(
-                "--no-pivot: is not supported: without pivot_root the host's files could be reached from inside"
-            );
-        }
         let bundle = Bundle::load(&arguments.bundle, &self.log)?;
         let rootfs = bundle.rootfs()?;
         let Bundle {
@@ -83,6 +78,7 @@ impl Runtime {
             tied: false,
             preserve_fds,
             new_keyring: !arguments.no_new_keyring,
+            no_pivot: arguments.no_pivot,
             bundle: Some(&directory),
             gate: Some(&gate),
             ..Launch::new(&arguments.id, &spec, Rootfs::Directory(&rootfs), stdio)
@@ -166,7 +162,7 @@ impl Runtime {
             .init()?
             .ok_or_else(|| anyhow!("container {} has ended", arguments.id))?;
         let started = self.start_hooked(&container, &spec, &init, || {
-            open_gate(&container.gate(), &command)?;
+            pass_gate(&container, &spec, &command)?;
             container.close_gate()
         });
         if let Err(error) = started {
@@ -217,7 +213,7 @@ impl Runtime {
         let started = match &command {
             None => Err(anyhow!("process: is needed to start a container")),
             Some(command) => self.start_hooked(&container, &spec, &init, || {
-                open_gate(&container.gate(), command)?;
+                pass_gate(&container, &spec, command)?;
                 container.close_gate()
             }),
         };
@@ -324,6 +320,15 @@ impl Runtime {
         }
         Ok(())
     }
+}
+
+/// Has a container that waits execute its command.
+fn pass_gate(container: &Container, spec: &Spec, command: &str) -> Result<()> {
+    let listener = SeccompListener::of(spec, &container.hook_state(spec));
+    let listener = listener
+        .as_ref()
+        .map(|listener| (listener, container.record.pid));
+    Ok(open_gate(&container.gate(), command, listener)?)
 }
 
 /// The cgroup of a container, written into its configuration when that names none.

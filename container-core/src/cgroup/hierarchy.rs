@@ -24,10 +24,20 @@ pub enum Controller {
     Devices,
     /// Stopping all tasks. Version 2 does it without a controller.
     Freezer,
+    /// Block I/O; version 2 calls it `io`.
+    Blkio,
+    /// Huge pages.
+    Hugetlb,
+    /// The class of packets (version 1 only).
+    NetCls,
+    /// The priority of packets (version 1 only).
+    NetPrio,
+    /// RDMA devices.
+    Rdma,
 }
 
 impl Controller {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 12] = [
         Self::Memory,
         Self::Cpu,
         Self::Cpuacct,
@@ -35,6 +45,11 @@ impl Controller {
         Self::Pids,
         Self::Devices,
         Self::Freezer,
+        Self::Blkio,
+        Self::Hugetlb,
+        Self::NetCls,
+        Self::NetPrio,
+        Self::Rdma,
     ];
 
     /// The kernel's name.
@@ -47,6 +62,19 @@ impl Controller {
             Self::Pids => "pids",
             Self::Devices => "devices",
             Self::Freezer => "freezer",
+            Self::Blkio => "blkio",
+            Self::Hugetlb => "hugetlb",
+            Self::NetCls => "net_cls",
+            Self::NetPrio => "net_prio",
+            Self::Rdma => "rdma",
+        }
+    }
+
+    /// The kernel's name in version 2.
+    pub fn name_in_v2(self) -> &'static str {
+        match self {
+            Self::Blkio => "io",
+            other => other.name(),
         }
     }
 
@@ -122,13 +150,20 @@ impl Hierarchies {
             .position(|hierarchy| hierarchy.has(controller))
     }
 
-    /// Whether the unified hierarchy serves a controller, and is the one to serve it.
+    /// Whether the unified hierarchy serves a controller, and is the one to serve it. On a hybrid host it may have what
+    /// no version 1 hierarchy has.
     pub(super) fn v2_has(&self, controller: Controller) -> bool {
-        self.mode() == Mode::V2
-            && (matches!(
-                controller,
-                Controller::Devices | Controller::Freezer | Controller::Cpuacct
-            ) || self.v2_controllers.contains(&controller))
+        let built_in = matches!(
+            controller,
+            Controller::Devices | Controller::Freezer | Controller::Cpuacct
+        );
+        match self.mode() {
+            Mode::V2 => built_in || self.v2_controllers.contains(&controller),
+            Mode::Hybrid => {
+                self.v1_of(controller).is_none() && self.v2_controllers.contains(&controller)
+            }
+            Mode::V1 => false,
+        }
     }
 
     /// Whether limits of this kind can be kept on this host.
@@ -155,7 +190,7 @@ pub fn detect() -> Result<&'static Hierarchies> {
         let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
         found.v2_controllers = controllers
             .split_whitespace()
-            .filter_map(Controller::of)
+            .filter_map(|name| Controller::of(if name == "io" { "blkio" } else { name }))
             .collect();
     }
     Ok(FOUND.get_or_init(|| found))
@@ -235,16 +270,7 @@ fn parse(mountinfo: &str) -> Result<Hierarchies> {
 
 /// Whether an option of a hierarchy names a controller, among all that version 1 ever had.
 fn is_controller(option: &str) -> bool {
-    const OTHERS: [&str; 8] = [
-        "blkio",
-        "net_cls",
-        "net_prio",
-        "perf_event",
-        "hugetlb",
-        "rdma",
-        "misc",
-        "debug",
-    ];
+    const OTHERS: [&str; 3] = ["perf_event", "misc", "debug"];
     Controller::of(option).is_some() || OTHERS.contains(&option)
 }
 

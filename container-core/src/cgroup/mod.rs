@@ -187,20 +187,15 @@ impl Cgroup {
         let Some(root) = self.hierarchies.v2().filter(|_| self.v2) else {
             return Ok(None);
         };
-        let directory = v2::make(
-            root,
-            &self.path,
-            self.hierarchies.mode() == Mode::V2,
-            &self.resources,
-        )?;
+        let directory = v2::make(root, &self.path, self.hierarchies, &self.resources)?;
         let start_in = directory.duplicate()?;
         // Kept before the limits are set, so that a failure finds it to remove.
         self.made.push(directory);
-        if self.hierarchies.mode() == Mode::V2
-            && let Some(directory) = self.made.last()
-        {
-            v2::apply(directory, &self.resources)?;
-            v2::devices::apply(directory, &self.devices)?;
+        if let Some(directory) = self.made.last() {
+            v2::apply(directory, self.hierarchies, &self.resources)?;
+            if self.hierarchies.mode() == Mode::V2 {
+                v2::devices::apply(directory, &self.devices)?;
+            }
         }
         Ok(Some(start_in))
     }
@@ -296,11 +291,8 @@ impl Cgroup {
         for (directory, hierarchy) in self.v1_directories() {
             v1::apply(hierarchy, directory, resources, &[])?;
         }
-        match self
-            .unified()
-            .filter(|_| self.hierarchies.mode() == Mode::V2)
-        {
-            Some(directory) => v2::apply(directory, resources),
+        match self.unified() {
+            Some(directory) => v2::apply(directory, self.hierarchies, resources),
             None => Ok(()),
         }
     }
@@ -423,30 +415,6 @@ struct Need {
 
 /// The controllers that a set of limits needs.
 fn needed(resources: &LinuxResources, devices: &[Rule]) -> Result<Vec<Need>> {
-    let refused = [
-        (resources.block_io().is_some(), "linux.resources.blockIO"),
-        (
-            resources
-                .hugepage_limits()
-                .as_ref()
-                .is_some_and(|limits| !limits.is_empty()),
-            "linux.resources.hugepageLimits",
-        ),
-        (resources.network().is_some(), "linux.resources.network"),
-        (
-            resources
-                .rdma()
-                .as_ref()
-                .is_some_and(|rdma| !rdma.is_empty()),
-            "linux.resources.rdma",
-        ),
-    ];
-    if let Some((_, field)) = refused.iter().find(|(asked, _)| *asked) {
-        return Err(Error::Unsupported {
-            field: (*field).to_owned(),
-            reason: "this limit is not supported yet",
-        });
-    }
     // Memory is always accounted: it tells of OOM kills, and of what an instance costs.
     let limited = resources
         .memory()
@@ -482,6 +450,57 @@ fn needed(resources: &LinuxResources, devices: &[Rule]) -> Result<Vec<Need>> {
             field: Some("linux.resources.pids"),
         });
     }
+    let network = resources.network().as_ref();
+    let others = [
+        (
+            Controller::Blkio,
+            "linux.resources.blockIO",
+            resources
+                .block_io()
+                .as_ref()
+                .is_some_and(|block| *block != Default::default()),
+        ),
+        (
+            Controller::Hugetlb,
+            "linux.resources.hugepageLimits",
+            resources
+                .hugepage_limits()
+                .as_ref()
+                .is_some_and(|limits| !limits.is_empty()),
+        ),
+        (
+            Controller::NetCls,
+            "linux.resources.network.classID",
+            network.is_some_and(|network| network.class_id().is_some()),
+        ),
+        (
+            Controller::NetPrio,
+            "linux.resources.network.priorities",
+            network.is_some_and(|network| {
+                network
+                    .priorities()
+                    .as_ref()
+                    .is_some_and(|priorities| !priorities.is_empty())
+            }),
+        ),
+        (
+            Controller::Rdma,
+            "linux.resources.rdma",
+            resources
+                .rdma()
+                .as_ref()
+                .is_some_and(|rdma| !rdma.is_empty()),
+        ),
+    ];
+    needs.extend(
+        others
+            .into_iter()
+            .filter(|(.., asked)| *asked)
+            .map(|(controller, field, _)| Need {
+                controller,
+                field: Some(field),
+            }),
+    );
     if !devices.is_empty() {
         needs.push(Need {
             controller: Controller::Devices,

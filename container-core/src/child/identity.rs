@@ -6,7 +6,7 @@ use super::report::{At, Message, Outcome, Step};
 use super::{ChildStdio, Gate, Setup};
 use crate::plan::process::CapabilityPlan;
 use crate::sys::credentials::{self, Sets};
-use crate::sys::{self, Errno, file, process};
+use crate::sys::{self, Errno, Fd, file, process};
 
 /// The numbers of capabilities end where the kernel says EINVAL; there are fewer than 64 (capabilities(7)).
 const CAPABILITY_BITS: u32 = 64;
@@ -80,6 +80,9 @@ impl Setup<'_> {
         if let Some(scheduler) = &plan.scheduler {
             process::set_scheduler(scheduler).at(Step::Scheduler)?;
         }
+        if let Some(policy) = &plan.memory_policy {
+            process::set_memory_policy(policy).at(Step::MemoryPolicy)?;
+        }
         if let Some(priority) = plan.io_priority {
             process::set_io_priority(priority).at(Step::IoPriority)?;
         }
@@ -129,7 +132,16 @@ impl Setup<'_> {
             process::unblock_signals();
         }
         if let Some(filter) = &plan.filter {
-            credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;
+            let loaded =
+                credentials::load_filter(filter.program(), filter.flags()).at(Step::Filter)?;
+            if filter.notifies() {
+                // The launcher takes it to who answers; from here on a call of ours may be one to be answered.
+                let listener = loaded as Fd;
+                Message::Listener
+                    .send(self.socket, Some(listener))
+                    .at(Step::Filter)?;
+                file::close(listener);
+            }
         }
         match &plan.capabilities {
             Some(capabilities) => self.limit_to(capabilities)?,

@@ -3,6 +3,7 @@
 //! **Invariant:** this module and those below it run in a copy of a process that may have had other threads. They call
 //! [`crate::sys`] and read the [`Plan`]; they do not allocate, lock, or panic, and they leave by `execve` or `_exit`.
 
+mod copy_up;
 mod dev;
 mod exec;
 mod gate;
@@ -181,6 +182,7 @@ impl Setup<'_> {
                 self.become_root()?;
             }
         }
+        self.make_time_namespace()?;
         if plan.namespaces.makes_network() && !plan.namespaces.network_by_launcher() {
             socket::loopback_up().at(Step::Loopback)?;
             self.network_at = sys::monotonic();
@@ -273,6 +275,22 @@ impl Setup<'_> {
             self.open_terminal(rows, columns)?;
         }
         self.make_working_directory()
+    }
+
+    /// Makes a time namespace, which `execve` enters, and sets its clocks while nothing runs in it.
+    fn make_time_namespace(&self) -> Outcome<()> {
+        if !self.plan.namespaces.makes_time() {
+            return Ok(());
+        }
+        clone::unshare(crate::init::CLONE_NEWTIME).at(Step::Time)?;
+        if self.plan.time_offsets.is_empty() {
+            return Ok(());
+        }
+        let file =
+            file::openat(HERE, c"/proc/self/timens_offsets", libc::O_WRONLY, 0).at(Step::Time)?;
+        file::write(file, &self.plan.time_offsets).at(Step::Time)?;
+        file::close(file);
+        Ok(())
     }
 
     fn name_host(&self) -> Outcome<()> {

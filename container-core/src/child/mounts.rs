@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 
 use super::report::{At, Outcome, Step};
-use super::{HERE, Setup};
+use super::{HERE, Setup, copy_up};
 use crate::plan::mounts::{Inside, Kind, MountPlan, Parameter};
 use crate::sys::file::{self, RESOLVE_IN_ROOT, RESOLVE_NO_SYMLINKS};
 use crate::sys::mount::{
@@ -61,11 +61,23 @@ impl Setup<'_> {
                 }
                 (tree, stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
             }
+            Kind::Prepared { tree, .. } => {
+                let tree = sys::raw(tree);
+                let stat = file::fstat(tree).at_index(Step::MountSource, index)?;
+                (tree, stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+            }
             Kind::Cgroup => return self.mount_cgroups(index, planned),
         };
+        if planned.kind.is_of_the_kernel() {
+            self.refuse_links(&planned.target)
+                .at_index(Step::MountTarget, index)?;
+        }
         let target = self
             .make_target(&planned.target, is_directory)
             .at_index(Step::MountTarget, index)?;
+        if planned.copy_up {
+            copy_up::copy(target, tree).at_index(Step::CopyUp, index)?;
+        }
         self.place(index, planned, tree, target)
     }
 
@@ -165,6 +177,29 @@ impl Setup<'_> {
             false,
         )?;
         Ok(tree)
+    }
+
+    /// Fails with ELOOP where a link is on the way: an image could otherwise have /proc mounted where the paths to be masked
+    /// in it are not looked for (CVE-2019-19921).
+    fn refuse_links(&self, target: &Inside) -> sys::Result<()> {
+        match file::openat2(
+            self.root,
+            &target.path,
+            libc::O_PATH,
+            0,
+            RESOLVE_NO_SYMLINKS,
+        ) {
+            Ok(there) => {
+                let kind = file::fstat(there).map(|stat| stat.st_mode & libc::S_IFMT);
+                file::close(there);
+                match kind? {
+                    libc::S_IFLNK => Err(Errno(libc::ELOOP)),
+                    _ => Ok(()),
+                }
+            }
+            Err(Errno(libc::ENOENT)) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Opens a path below the root, making what is missing of it. Links in the image are followed within the root.

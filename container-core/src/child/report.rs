@@ -21,6 +21,7 @@ pub(crate) enum Step {
     MountTarget,
     Mount,
     MountAttributes,
+    CopyUp,
     CgroupEntrance,
     CgroupNamespace,
     CgroupMount,
@@ -48,6 +49,8 @@ pub(crate) enum Step {
     Affinity,
     OomScore,
     Init,
+    Time,
+    MemoryPolicy,
     Stdio,
     Groups,
     Group,
@@ -77,6 +80,7 @@ impl Step {
         Self::MountTarget,
         Self::Mount,
         Self::MountAttributes,
+        Self::CopyUp,
         Self::CgroupEntrance,
         Self::CgroupNamespace,
         Self::CgroupMount,
@@ -104,6 +108,8 @@ impl Step {
         Self::Affinity,
         Self::OomScore,
         Self::Init,
+        Self::Time,
+        Self::MemoryPolicy,
         Self::Stdio,
         Self::Groups,
         Self::Group,
@@ -173,6 +179,8 @@ pub(crate) enum Message {
     Mounted,
     /// The gate is behind it.
     Passed,
+    /// The descriptor by which calls are answered comes with this message.
+    Listener,
 }
 
 /// Bytes of a message on the socket.
@@ -190,6 +198,7 @@ impl Message {
             Self::Ready { rootfs, network } => (3, rootfs, network),
             Self::Mounted => (4, 0, 0),
             Self::Passed => (5, 0, 0),
+            Self::Listener => (6, 0, 0),
         };
         let mut bytes = [0; MESSAGE_SIZE];
         for (to, from) in bytes.iter_mut().zip(
@@ -220,6 +229,7 @@ impl Message {
             }),
             4 => Some(Self::Mounted),
             5 => Some(Self::Passed),
+            6 => Some(Self::Listener),
             _ => None,
         }
     }
@@ -249,6 +259,7 @@ mod tests {
             Message::Terminal,
             Message::Mounted,
             Message::Passed,
+            Message::Listener,
             Message::Ready {
                 rootfs: 12,
                 network: u64::MAX,

@@ -72,10 +72,22 @@ impl Setup<'_> {
             self.plan.root,
             RootPlan::Overlay { .. } | RootPlan::Directory(_)
         ) {
-            mount::pivot_to_working_directory().at(Step::Pivot)?;
+            if self.plan.no_pivot {
+                self.move_root().at(Step::Pivot)?;
+            } else {
+                mount::pivot_to_working_directory().at(Step::Pivot)?;
+            }
             file::chdir(c"/").at(Step::Pivot)?;
         }
         Ok(())
+    }
+
+    /// Moves the root over the old one, for hosts whose own root cannot be left by pivot_root(2), such as an initramfs.
+    fn move_root(&self) -> sys::Result<()> {
+        let old = file::openat(HERE, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        mount::attach(self.root, old)?;
+        file::close(old);
+        file::chroot(c".")
     }
 
     /// Gives the root its propagation, when nothing is left to be mounted: an unbindable one could not be copied.

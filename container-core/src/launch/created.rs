@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::hooks::HookState;
 use crate::init::Init;
+use crate::listener::SeccompListener;
 use crate::plan::Plan;
 use crate::stage::Stage;
 use crate::sys::file::FdPath;
@@ -164,7 +165,13 @@ pub(super) fn listen(path: &Path) -> Result<OwnedFd> {
 
 /// Has a container of [`super::create`] that waits at this gate execute its command, which `command` names in errors.
 /// Returns when it has. Its hooks are the caller's to run.
-pub fn open_gate(path: &Path, command: &str) -> Result<()> {
+///
+/// `listener` is who answers its calls where its filter hands any over, with the ID of its first process.
+pub fn open_gate(
+    path: &Path,
+    command: &str,
+    listener: Option<(&SeccompListener, i32)>,
+) -> Result<()> {
     let connection = with_short_path(path, |path| socket::connect(path)).map_err(|errno| {
         let doing = format!("reach the container at {}", path.display());
         Error::setup(doing, errno)
@@ -185,6 +192,11 @@ pub fn open_gate(path: &Path, command: &str) -> Result<()> {
             }
             Some((Message::Failed(failure), _)) => {
                 return Err(describe::late_failure(command, failure));
+            }
+            Some((Message::Listener, Some(descriptor))) => {
+                if let Some((listener, pid)) = listener {
+                    listener.send(pid, &descriptor)?;
+                }
             }
             Some((message, _)) => passed |= message == Message::Passed,
         }

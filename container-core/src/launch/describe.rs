@@ -88,14 +88,22 @@ pub(crate) fn failure(plan: &Plan, failure: Failure) -> Error {
             _ => "enter the root".to_owned(),
         },
         Step::MountSource => match plan.mounts.get(index).map(|mount| &mount.kind) {
-            Some(crate::plan::mounts::Kind::Bind { source, .. }) => {
+            Some(
+                crate::plan::mounts::Kind::Bind { source, .. }
+                | crate::plan::mounts::Kind::Prepared { source, .. },
+            ) => {
                 format!("bind {} to {}", show(source), mount())
             }
             _ => format!("mount {}", mount()),
         },
+        Step::MountTarget if errno == Errno(libc::ELOOP) => format!(
+            "make the mount point {} (proc and sysfs are mounted on directories, not on what a link in the image leads to)",
+            mount()
+        ),
         Step::MountTarget => format!("make the mount point {}", mount()),
         Step::Mount => format!("mount {}", mount()),
         Step::MountAttributes => format!("set the mount options of {}", mount()),
+        Step::CopyUp => format!("copy what is below the tmpfs at {}", mount()),
         Step::CgroupEntrance => "enter the container's cgroups".to_owned(),
         Step::CgroupNamespace => "make a cgroup namespace".to_owned(),
         Step::CgroupMount => format!("mount the cgroups at {}", mount()),
@@ -157,6 +165,8 @@ pub(crate) fn failure(plan: &Plan, failure: Failure) -> Error {
                 ""
             }
         ),
+        Step::Time => "make a time namespace with linux.timeOffsets".to_owned(),
+        Step::MemoryPolicy => "set linux.memoryPolicy".to_owned(),
         Step::Init => "start the command below an init".to_owned(),
         Step::Stdio => "set up standard input, output and error".to_owned(),
         Step::Groups => "set the supplementary groups".to_owned(),

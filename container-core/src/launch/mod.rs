@@ -20,7 +20,9 @@ use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::hooks::{self, HookState};
 use crate::init::Init;
+use crate::listener::SeccompListener;
 use crate::plan::{Plan, c_string};
+use crate::seccomp::Filter;
 use crate::sys::clone::{self, Child};
 use crate::sys::{self, process};
 
@@ -86,6 +88,9 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// A session keyring of the container's own, in place of the launcher's.
     pub new_keyring: bool,
+    /// Make the root the root by moving it over the old one, in place of pivot_root(2). For hosts whose own root is an
+    /// initramfs; a container with CAP_SYS_CHROOT can leave its root then.
+    pub no_pivot: bool,
     /// The bundle's directory, which hooks are told of.
     pub bundle: Option<&'a Path>,
     /// For [`create`] only: the path of a socket by which another process can have the container started (see
@@ -105,6 +110,7 @@ impl<'a> Launch<'a> {
             init: false,
             preserve_fds: 0,
             new_keyring: false,
+            no_pivot: false,
             bundle: None,
             gate: None,
         }
@@ -135,7 +141,8 @@ pub fn start(launch: Launch<'_>) -> Result<Container> {
     if launch.spec.hooks().is_some() {
         return create(launch)?.start();
     }
-    let plan = Plan::new(launch.spec, &launch.rootfs)?;
+    let mut plan = Plan::new(launch.spec, &launch.rootfs)?;
+    plan.no_pivot = launch.no_pivot;
     let begun = begin(launch, &plan, Gate::Open)?;
     begun.finish()
 }
@@ -150,6 +157,7 @@ pub fn create(launch: Launch<'_>) -> Result<Created> {
         spec.to_mut().set_process(Some(created::placeholder()?));
     }
     let mut plan = Plan::new(&spec, &launch.rootfs)?;
+    plan.no_pivot = launch.no_pivot;
     if launch.spec.process().is_none() {
         plan.process.candidates.clear();
     }
@@ -220,6 +228,9 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
         .map(Cgroup::entrances)
         .unwrap_or_default();
     let mut starting = Starting::new(cgroup);
+    if plan.process.filter.as_ref().is_some_and(Filter::notifies) {
+        starting.listener = SeccompListener::of(launch.spec, &HookState::of(&launch));
+    }
     let early_hooks = launch
         .spec
         .hooks()

@@ -10,6 +10,7 @@ use crate::cgroup::Cgroup;
 use crate::child::ChildStdio;
 use crate::child::report::{Failure, MESSAGE_SIZE, Message};
 use crate::error::{Error, Result};
+use crate::listener::SeccompListener;
 use crate::stage::Stage;
 use crate::sys::clone::{self, Child};
 use crate::sys::process::{self, Ended};
@@ -91,6 +92,8 @@ pub(crate) struct Starting {
     pub(crate) stages: Vec<Stage>,
     /// It has said that `execve` is next.
     ready: bool,
+    /// Who answers calls that the process's filter hands over.
+    pub(crate) listener: Option<SeccompListener>,
 }
 
 /// How far a process is followed.
@@ -112,6 +115,7 @@ impl Starting {
             cgroup,
             stages: Vec::with_capacity(5),
             ready: false,
+            listener: None,
         }
     }
 
@@ -163,6 +167,11 @@ impl Starting {
                 (Message::Mounted, _) if until == Until::Mounted => return Ok(()),
                 (Message::Mounted, _) => {}
                 (Message::Passed, _) => self.ready = true,
+                (Message::Listener, descriptor) => {
+                    if let (Some(listener), Some(descriptor)) = (&self.listener, descriptor) {
+                        listener.send(self.target()?.pid, &descriptor)?;
+                    }
+                }
                 (Message::Failed(failure), _) => return Err(describe(failure)),
             }
         }

@@ -9,6 +9,7 @@ pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod process;
 pub(crate) mod rootfs;
+mod users;
 
 use std::ffi::{CStr, CString};
 use std::path::Path;
@@ -22,6 +23,7 @@ use self::process::ProcessPlan;
 use self::rootfs::RootPlan;
 use crate::error::{Error, Result};
 use crate::launch::Rootfs;
+use crate::seccomp::Filter;
 
 /// A sysctl: its file below /proc/sys, and its value.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) readonly_root: bool,
     /// Propagation of the container's root mount, and whether of everything below.
     pub(crate) propagation: (u64, bool),
+    /// Move the root over the old one in place of pivot_root(2).
+    pub(crate) no_pivot: bool,
     pub(crate) mounts: Vec<MountPlan>,
     /// The container has a /dev of its own, which gets the default devices and links.
     pub(crate) own_dev: bool,
@@ -55,6 +59,8 @@ pub(crate) struct Plan {
     /// How many of the mounts, from the first, need nothing of the launcher. 0 when nothing can be done early.
     pub(crate) early_mounts: usize,
     pub(crate) sysctls: Vec<Sysctl>,
+    /// Lines for /proc/self/timens_offsets.
+    pub(crate) time_offsets: Vec<u8>,
     pub(crate) hostname: Option<Vec<u8>>,
     pub(crate) domainname: Option<Vec<u8>>,
     pub(crate) process: ProcessPlan,
@@ -106,7 +112,7 @@ impl Plan {
         let planned = mounts
             .iter()
             .enumerate()
-            .map(|(index, mount)| mounts::plan(index, mount))
+            .map(|(index, mount)| mounts::plan(index, mount, &namespaces))
             .collect::<Result<Vec<_>>>()?;
         // Sysctls are written before /proc/sys becomes read-only, and may be those of a namespace yet to come.
         let early_mounts = match planned.iter().position(|mount| mount.needs_launcher) {
@@ -179,18 +185,16 @@ impl Plan {
             hostname: name("hostname", spec.hostname(), namespaces.has_uts())?,
             domainname: name("domainname", spec.domainname(), namespaces.has_uts())?,
             sysctls: sysctls(linux, &namespaces)?,
+            time_offsets: time_offsets(linux, &namespaces)?,
             devices: devices::plan(linux.devices().iter().flatten(), in_user_namespace)?,
             root: RootPlan::new(rootfs, spec, in_user_namespace, own_mounts)?,
             mounts: planned,
             early_mounts,
-            process: ProcessPlan::new(
-                process,
-                linux.seccomp().as_ref(),
-                linux.personality().as_ref(),
-            )?,
+            process: ProcessPlan::new(process, linux.seccomp().as_ref(), Some(linux))?,
             namespaces,
             readonly_root,
             propagation,
+            no_pivot: false,
             own_dev,
             masked,
             readonly,
@@ -200,11 +204,19 @@ impl Plan {
     /// A plan for a process that enters a running container: who it is and what it runs, and nothing to be made.
     pub(crate) fn joining(process: &Process, seccomp: Option<&LinuxSeccomp>) -> Result<Self> {
         refuse_labels(process)?;
+        let process = ProcessPlan::new(process, seccomp, None)?;
+        if process.filter.as_ref().is_some_and(Filter::notifies) {
+            return Err(Error::unsupported(
+                "linux.seccomp",
+                "SCMP_ACT_NOTIFY is not supported for processes that join a container",
+            ));
+        }
         Ok(Self {
             namespaces: Namespaces::none(),
             root: RootPlan::Unchanged,
             readonly_root: false,
             propagation: (libc::MS_PRIVATE, true),
+            no_pivot: false,
             mounts: Vec::new(),
             own_dev: false,
             devices: Vec::new(),
@@ -212,9 +224,10 @@ impl Plan {
             readonly: Vec::new(),
             early_mounts: 0,
             sysctls: Vec::new(),
+            time_offsets: Vec::new(),
             hostname: None,
             domainname: None,
-            process: ProcessPlan::new(process, seccomp, None)?,
+            process,
         })
     }
 
@@ -242,11 +255,6 @@ fn refuse_what_is_not_done(linux: &Linux) -> Result<()> {
             "cache and bandwidth allocation is not supported",
         ),
         (
-            linux.memory_policy().is_some(),
-            "linux.memoryPolicy",
-            "is not supported",
-        ),
-        (
             linux
                 .mount_label()
                 .as_deref()
@@ -261,14 +269,6 @@ fn refuse_what_is_not_done(linux: &Linux) -> Result<()> {
                 .is_some_and(|devices| !devices.is_empty()),
             "linux.netDevices",
             "is not supported yet",
-        ),
-        (
-            linux
-                .time_offsets()
-                .as_ref()
-                .is_some_and(|offsets| !offsets.is_empty()),
-            "linux.timeOffsets",
-            "time namespaces are not supported yet",
         ),
     ];
     if let Some((_, field, reason)) = refused.into_iter().find(|(asked, ..)| *asked) {
@@ -295,6 +295,35 @@ fn refuse_labels(process: &Process) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// How far the clocks of a new time namespace are from the host's (time_namespaces(7)).
+fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<u8>> {
+    let mut text = String::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        let field = format!("linux.timeOffsets.{clock}");
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(Error::invalid(
+                field,
+                "only the clocks monotonic and boottime have offsets",
+            ));
+        }
+        if !namespaces.makes_time() {
+            return Err(Error::invalid(field, "needs a new time namespace"));
+        }
+        let nanoseconds = offset.nanosecs().unwrap_or(0);
+        if nanoseconds > 999_999_999 {
+            return Err(Error::invalid(
+                field,
+                format!("{nanoseconds} nanoseconds are more than a second"),
+            ));
+        }
+        text.push_str(&format!(
+            "{clock} {} {nanoseconds}\n",
+            offset.secs().unwrap_or(0)
+        ));
+    }
+    Ok(text.into_bytes())
 }
 
 /// Sysctls, each of which must belong to a namespace that the container does not share with the host.

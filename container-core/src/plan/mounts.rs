@@ -1,17 +1,20 @@
 //! The mounts of a specification, taken apart beforehand so that the container's process need not allocate.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::Mount;
+use oci_spec::runtime::{LinuxIdMapping, Mount};
 
-use super::c_string;
+use super::namespaces::{self, Namespaces};
+use super::{c_string, users};
 use crate::error::{Error, Result};
 use crate::sys::mount::{
-    ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
+    ATTR_ATIME, ATTR_IDMAP, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
     ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
 };
+use crate::sys::{Errno, mount};
 
 /// A path below the container's root, and every directory on the way to it.
 #[derive(Debug)]
@@ -79,8 +82,17 @@ pub(crate) enum Kind {
     },
     /// An existing file or directory of the host.
     Bind { source: CString, recursive: bool },
+    /// The same, made by the launcher where only it can: with other owners, or as a peer of the host's own mount.
+    Prepared { source: CString, tree: OwnedFd },
     /// The container's view of its cgroups.
     Cgroup,
+}
+
+impl Kind {
+    /// Whether it shows the kernel itself, so that an image must have no say in where it is.
+    pub(crate) fn is_of_the_kernel(&self) -> bool {
+        matches!(self, Self::FileSystem { name, .. } if matches!(name.to_bytes(), b"proc" | b"sysfs"))
+    }
 }
 
 /// One mount, ready to be made.
@@ -94,6 +106,8 @@ pub(crate) struct MountPlan {
     pub(crate) recursive_attributes: MountAttr,
     /// Propagation to set afterwards, and whether recursively.
     pub(crate) propagation: Option<(u64, bool)>,
+    /// A tmpfs begins with what the directory below it holds.
+    pub(crate) copy_up: bool,
     /// It shows a namespace that the container gets only when the launcher has finished its part.
     pub(crate) needs_launcher: bool,
 }
@@ -202,7 +216,9 @@ fn apply(attributes: &mut MountAttr, option: &str) -> bool {
 }
 
 /// Takes a mount of the specification apart.
-pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
+///
+/// `namespaces` are the container's: an idmapped mount without mappings of its own takes those of its users.
+pub(crate) fn plan(index: usize, mount: &Mount, namespaces: &Namespaces) -> Result<MountPlan> {
     let field = format!("mounts[{index}]");
     let destination = mount.destination();
     let target = Inside::new(&format!("{field}.destination"), destination)?;
@@ -217,6 +233,8 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
     let mut recursive_attributes = MountAttr::default();
     let mut propagation_set = None;
     let mut bind = None;
+    let mut copy_up = false;
+    let mut idmap = None;
     let mut parameters = Vec::new();
     for option in mount.options().iter().flatten() {
         let recursive_option = option
@@ -225,22 +243,13 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
         match option.as_str() {
             "bind" => bind = bind.or(Some(false)),
             "rbind" => bind = Some(true),
-            "tmpcopyup" => {
-                return Err(Error::unsupported(
-                    format!("{field}.options"),
-                    "tmpcopyup is not supported: use a volume",
-                ));
-            }
+            "tmpcopyup" => copy_up = true,
+            "idmap" => idmap = idmap.or(Some(false)),
+            "ridmap" => idmap = Some(true),
             "remount" => {
                 return Err(Error::unsupported(
                     format!("{field}.options"),
                     "remount has nothing to act on",
-                ));
-            }
-            "idmap" | "ridmap" => {
-                return Err(Error::unsupported(
-                    format!("{field}.options"),
-                    "idmapped mounts are not supported yet",
                 ));
             }
             option if WITHOUT_EFFECT.contains(&option) => {}
@@ -266,13 +275,6 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
             }),
         }
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::unsupported(
-            format!("{field}.uidMappings"),
-            "idmapped mounts are not supported yet",
-        ));
-    }
-
     let name = mount
         .typ()
         .as_deref()
@@ -316,7 +318,36 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
         }
     };
     let needs_launcher = matches!(name, "sysfs" | "cgroup" | "cgroup2");
+    if copy_up && name != "tmpfs" {
+        return Err(Error::invalid(
+            format!("{field}.options"),
+            "tmpcopyup is for a tmpfs",
+        ));
+    }
+    let owners = owners(&field, mount, idmap, namespaces)?;
+    let is_peer = propagation_set.is_some_and(|(flag, _)| flag == libc::MS_SHARED);
+    let kind = match kind {
+        Kind::Bind { source, recursive } if owners.is_some() || is_peer => {
+            let tree = prepare(
+                &field,
+                &source,
+                recursive,
+                owners,
+                &mut attributes,
+                &mut recursive_attributes,
+            )?;
+            Kind::Prepared { source, tree }
+        }
+        _ if owners.is_some() => {
+            return Err(Error::unsupported(
+                format!("{field}.uidMappings"),
+                "only a bind mount can be idmapped",
+            ));
+        }
+        kind => kind,
+    };
     Ok(MountPlan {
+        copy_up,
         kind,
         target,
         attributes,
@@ -326,6 +357,98 @@ pub(crate) fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
     })
 }
 
+/// The owners that an idmapped mount shows, and whether what is mounted below shows them too.
+struct Owners {
+    uid_map: String,
+    gid_map: String,
+    recursive: bool,
+}
+
+fn owners(
+    field: &str,
+    mount: &Mount,
+    idmap: Option<bool>,
+    namespaces: &Namespaces,
+) -> Result<Option<Owners>> {
+    let given = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    if idmap.is_none() && !given {
+        return Ok(None);
+    }
+    let (uid_map, gid_map) = if given {
+        let map = |name: &str, list: &Option<Vec<LinuxIdMapping>>| {
+            let field = format!("{field}.{name}");
+            match namespaces::mappings(&field, list)? {
+                map if map.is_empty() => Err(Error::invalid(
+                    field,
+                    "an idmapped mount needs mappings of users and of groups",
+                )),
+                map => Ok(map),
+            }
+        };
+        (
+            map("uidMappings", mount.uid_mappings())?,
+            map("gidMappings", mount.gid_mappings())?,
+        )
+    } else {
+        (namespaces.uid_map.clone(), namespaces.gid_map.clone())
+    };
+    if uid_map.is_empty() {
+        return Err(Error::invalid(
+            format!("{field}.uidMappings"),
+            "an idmapped mount needs mappings: its own, or those of the container's user namespace",
+        ));
+    }
+    Ok(Some(Owners {
+        uid_map,
+        gid_map,
+        recursive: idmap.unwrap_or(false),
+    }))
+}
+
+/// Makes a bind mount in the launcher, attached nowhere, with its attributes.
+fn prepare(
+    field: &str,
+    source: &CStr,
+    recursive: bool,
+    owners: Option<Owners>,
+    attributes: &mut MountAttr,
+    recursive_attributes: &mut MountAttr,
+) -> Result<OwnedFd> {
+    let failed = |doing: &str, errno: Errno| {
+        Error::setup(
+            format!("{field}: {doing} {}", source.to_string_lossy()),
+            errno,
+        )
+    };
+    let tree = mount::clone_tree(libc::AT_FDCWD, source, recursive)
+        .map_err(|errno| failed("bind", errno))?;
+    // SAFETY: the call above made the descriptor.
+    let tree = unsafe { OwnedFd::from_raw_fd(tree) };
+    if let Some(owners) = owners {
+        let users = users::namespace(&owners.uid_map, &owners.gid_map)?;
+        let idmapped = MountAttr {
+            set: ATTR_IDMAP,
+            userns: users.as_raw_fd() as u64,
+            ..MountAttr::default()
+        };
+        mount::set_attributes(tree.as_raw_fd(), &idmapped, owners.recursive).map_err(|errno| {
+            let hint = match errno.0 {
+                libc::EINVAL => "map the owners of (its file system may not support it)",
+                _ => "map the owners of",
+            };
+            failed(hint, errno)
+        })?;
+    }
+    for (attributes, recursive) in [(attributes, false), (recursive_attributes, true)] {
+        if !attributes.is_empty() {
+            mount::set_attributes(tree.as_raw_fd(), attributes, recursive)
+                .map_err(|errno| failed("set the options of", errno))?;
+            *attributes = MountAttr::default();
+        }
+    }
+    Ok(tree)
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -333,6 +456,10 @@ mod tests {
     use oci_spec::runtime::MountBuilder;
 
     use super::*;
+
+    fn plan(index: usize, mount: &Mount) -> Result<MountPlan> {
+        super::plan(index, mount, &Namespaces::none())
+    }
 
     fn mount(kind: &str, options: &[&str]) -> Mount {
         MountBuilder::default()

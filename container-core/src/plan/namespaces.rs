@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use oci_spec::runtime::{Linux, LinuxIdMapping};
 
 use crate::error::{Error, Result};
+use crate::init::CLONE_NEWTIME;
 
 /// A namespace to join.
 #[derive(Debug)]
@@ -50,12 +51,6 @@ impl Namespaces {
                 return Err(Error::invalid(field(), "is listed twice"));
             }
             seen |= flag;
-            if kind == LinuxNamespaceType::Time {
-                return Err(Error::unsupported(
-                    field(),
-                    "time namespaces are not supported yet",
-                ));
-            }
             match namespace.path() {
                 None => this.new |= flag,
                 Some(path) => {
@@ -136,6 +131,12 @@ impl Namespaces {
         self.new & libc::CLONE_NEWCGROUP != 0
     }
 
+    /// The time namespace is made by the process itself, too: its offsets are set before anything runs in it, and
+    /// `execve` is what enters it (Linux 6.1; before, only children do).
+    pub(crate) fn makes_time(&self) -> bool {
+        self.new & CLONE_NEWTIME != 0
+    }
+
     /// The launcher makes the network namespace while the process makes its mounts: building the network stack is the
     /// longest single step of a start, and both processors can work. A new user namespace must own the network
     /// namespace, so that there it is made together with it.
@@ -145,7 +146,7 @@ impl Namespaces {
 
     /// What clone3 is asked for.
     pub(crate) fn clone_flags(&self) -> u64 {
-        let mut flags = self.new & !libc::CLONE_NEWCGROUP;
+        let mut flags = self.new & !(libc::CLONE_NEWCGROUP | CLONE_NEWTIME);
         if self.network_by_launcher() {
             flags &= !libc::CLONE_NEWNET;
         }
@@ -160,7 +161,8 @@ impl Namespaces {
     }
 }
 
-fn mappings(field: &str, mappings: &Option<Vec<LinuxIdMapping>>) -> Result<String> {
+/// Mappings in the form of /proc/PID/uid_map; empty when there are none.
+pub(super) fn mappings(field: &str, mappings: &Option<Vec<LinuxIdMapping>>) -> Result<String> {
     let mut text = String::new();
     for mapping in mappings.iter().flatten() {
         if mapping.size() == 0 {
@@ -178,7 +180,7 @@ fn mappings(field: &str, mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Strin
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder};
+    use oci_spec::runtime::{LinuxBuilder, LinuxNamespaceBuilder, LinuxNamespaceType};
 
     use super::*;
 

@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag,
-    LinuxSchedulerPolicy, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    Scheduler,
+    Capabilities, IOPriorityClass, Linux, LinuxMemoryPolicy, LinuxPersonality,
+    LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy, LinuxSeccomp,
+    MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+    Process, Scheduler,
 };
 
 use super::c_string;
@@ -15,7 +16,9 @@ use super::mounts::Inside;
 use crate::capability;
 use crate::error::{Error, Result};
 use crate::seccomp::{self, Filter};
-use crate::sys::process::{MOST_PROCESSORS, Processors, SchedulerAttributes, Strings};
+use crate::sys::process::{
+    MOST_NODES, MOST_PROCESSORS, MemoryPolicy, Processors, SchedulerAttributes, Strings,
+};
 use crate::sys::{self, Errno};
 
 /// The capability sets of a specification, one bit a capability.
@@ -58,6 +61,7 @@ pub(crate) struct ProcessPlan {
     pub(crate) io_priority: Option<u32>,
     pub(crate) scheduler: Option<SchedulerAttributes>,
     pub(crate) personality: Option<libc::c_ulong>,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
     /// Processors to run on before and after the cgroups are entered; of those who join a container only.
     pub(crate) affinity: [Option<Processors>; 2],
     pub(crate) filter: Option<Filter>,
@@ -67,7 +71,7 @@ impl ProcessPlan {
     pub(crate) fn new(
         process: &Process,
         seccomp: Option<&LinuxSeccomp>,
-        personality: Option<&LinuxPersonality>,
+        linux: Option<&Linux>,
     ) -> Result<Self> {
         let args = process.args().as_deref().unwrap_or_default();
         let command = args
@@ -127,7 +131,11 @@ impl ProcessPlan {
                 None => None,
             },
             scheduler: process.scheduler().as_ref().map(scheduler),
-            personality: self::personality(personality)?,
+            personality: personality(linux.and_then(|linux| linux.personality().as_ref()))?,
+            memory_policy: match linux.and_then(|linux| linux.memory_policy().as_ref()) {
+                Some(policy) => Some(memory_policy(policy)?),
+                None => None,
+            },
             affinity: affinity(process)?,
             filter,
         })
@@ -281,6 +289,39 @@ fn io_priority(class: IOPriorityClass, level: i64) -> Result<u32> {
             format!("{level} is not within 0 and 7"),
         )),
     }
+}
+
+/// What set_mempolicy(2) takes; numbers of uapi/linux/mempolicy.h.
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
+    let mode = match policy.mode() {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |flags, flag| {
+        flags
+            | match flag {
+                MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+                MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+                MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+            }
+    });
+    let nodes = match policy.nodes().as_deref() {
+        None | Some("") => Vec::new(),
+        Some(list) => processors(list)
+            .filter(|nodes| nodes.iter().all(|node| *node < MOST_NODES))
+            .ok_or_else(|| {
+                Error::invalid(
+                    "linux.memoryPolicy.nodes",
+                    format!("{list:?} is not a list of memory nodes such as 0-1,3"),
+                )
+            })?,
+    };
+    Ok(MemoryPolicy::new(mode | flags, nodes))
 }
 
 /// The two sets of processors of `execCPUAffinity`.

@@ -11,7 +11,7 @@ mod syscalls;
 #[cfg(test)]
 mod tests;
 
-use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompFilterFlag};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
 pub use self::docker::docker_default;
 use crate::error::{Error, Result};
@@ -56,12 +56,18 @@ pub const FLAGS: [&str; 4] = [
 pub struct Filter {
     program: Vec<libc::sock_filter>,
     flags: libc::c_ulong,
+    notifies: bool,
 }
 
 impl Filter {
     /// The instructions (at most 4096).
     pub fn program(&self) -> &[libc::sock_filter] {
         &self.program
+    }
+
+    /// Some calls are answered by whoever holds the descriptor that loading the filter gives.
+    pub fn notifies(&self) -> bool {
+        self.notifies
     }
 
     /// The flags of seccomp(2) to load it with.
@@ -72,13 +78,29 @@ impl Filter {
 
 /// Compiles a profile for x86-64 and, where the profile lists them, i386 and x32.
 pub fn compile(profile: &LinuxSeccomp) -> Result<Filter> {
+    let notifies = profile
+        .syscalls()
+        .iter()
+        .flatten()
+        .any(|call| call.action() == LinuxSeccompAction::ScmpActNotify);
+    if notifies && profile.listener_path().is_none() {
+        return Err(Error::invalid(
+            "linux.seccomp.listenerPath",
+            "is needed: SCMP_ACT_NOTIFY has somebody else answer calls",
+        ));
+    }
+    let flags = flags(profile, notifies)?;
     Ok(Filter {
         program: compile::program(&rules::Rules::new(profile, kernel_has_x32())?)?,
-        flags: flags(profile)?,
+        flags: match notifies {
+            true => flags | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            false => flags,
+        },
+        notifies,
     })
 }
 
-fn flags(profile: &LinuxSeccomp) -> Result<libc::c_ulong> {
+fn flags(profile: &LinuxSeccomp, notifies: bool) -> Result<libc::c_ulong> {
     let Some(flags) = profile.flags() else {
         // runc's choice when a profile says nothing: the filter alone does not turn on the mitigation of speculative
         // store bypass, which costs every process of the container.
@@ -88,9 +110,15 @@ fn flags(profile: &LinuxSeccomp) -> Result<libc::c_ulong> {
         Ok(all
             | match flag {
                 LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG,
+                // The process has one thread: there is nothing to bring into step, and the kernel takes no listener
+                // together with this flag.
+                LinuxSeccompFilterFlag::SeccompFilterFlagTsync if notifies => 0,
                 LinuxSeccompFilterFlag::SeccompFilterFlagTsync => libc::SECCOMP_FILTER_FLAG_TSYNC,
                 LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => {
                     libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
+                }
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if notifies => {
+                    libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
                 }
                 LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
                     return Err(Error::unsupported(

@@ -86,12 +86,6 @@ pub(super) struct Rules {
 
 /// The number of an action, as the kernel takes it.
 pub(super) fn action(field: &str, action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32> {
-    if action == LinuxSeccompAction::ScmpActNotify {
-        return Err(Error::unsupported(
-            field,
-            "SCMP_ACT_NOTIFY is not supported",
-        ));
-    }
     if let Some(errno) = errno.filter(|errno| *errno > MAX_ERRNO) {
         return Err(Error::invalid(
             field,
@@ -164,10 +158,10 @@ fn cases(field: &str, rule: &LinuxSyscall, action: u32) -> Result<Vec<Case>> {
 impl Rules {
     /// `x32` says whether the running kernel has that architecture.
     pub(super) fn new(profile: &LinuxSeccomp, x32: bool) -> Result<Self> {
-        if profile.listener_path().is_some() {
-            return Err(Error::unsupported(
-                "linux.seccomp.listenerPath",
-                "SCMP_ACT_NOTIFY is not supported",
+        if profile.default_action() == LinuxSeccompAction::ScmpActNotify {
+            return Err(Error::invalid(
+                "linux.seccomp.defaultAction",
+                "SCMP_ACT_NOTIFY cannot be the default: handing the descriptor over would itself wait for an answer",
             ));
         }
         let default = action(

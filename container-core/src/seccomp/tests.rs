@@ -370,7 +370,7 @@ fn a_profile_beyond_the_kernels_bound_is_refused() {
 }
 
 #[test]
-fn notification_is_refused_by_name() {
+fn notification_cannot_be_the_default() {
     let profile = LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActNotify)
         .build()

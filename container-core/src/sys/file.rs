@@ -185,6 +185,39 @@ pub(crate) fn fchown(fd: Fd, uid: u32, gid: Option<u32>) -> Result<()> {
     check_int(unsafe { libc::fchown(fd, uid, gid.unwrap_or(u32::MAX)) }).map(drop)
 }
 
+/// fchmod(2).
+pub(crate) fn fchmod(fd: Fd, mode: u32) -> Result<()> {
+    // SAFETY: no memory is passed.
+    check_int(unsafe { libc::fchmod(fd, mode) }).map(drop)
+}
+
+/// fchmodat(2), of a name that is no link.
+pub(crate) fn fchmodat(directory: Fd, name: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: the name is terminated.
+    check_int(unsafe { libc::fchmodat(directory, name.as_ptr(), mode, 0) }).map(drop)
+}
+
+/// getdents64(2): how many bytes of the buffer records take; 0 at the end of the directory.
+pub(crate) fn list(directory: Fd, into: &mut [u8]) -> Result<usize> {
+    // SAFETY: the buffer is writable for its length.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_getdents64,
+            directory,
+            into.as_mut_ptr(),
+            into.len(),
+        )
+    })
+    .map(|length| length as usize)
+}
+
+/// sendfile(2): how many bytes went from one file to the other; 0 at the end.
+pub(crate) fn send(from: Fd, to: Fd, most: usize) -> Result<usize> {
+    // SAFETY: a null pointer has the file's own offset used.
+    check(unsafe { libc::sendfile(to, from, std::ptr::null_mut(), most) } as libc::c_long)
+        .map(|sent| sent as usize)
+}
+
 fn empty_stat() -> libc::stat {
     // SAFETY: the structure is plain integers, for which zero is a value.
     unsafe { std::mem::zeroed() }

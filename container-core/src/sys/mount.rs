@@ -32,6 +32,8 @@ pub(crate) const ATTR_NOATIME: u64 = 0x10;
 pub(crate) const ATTR_STRICTATIME: u64 = 0x20;
 /// `MOUNT_ATTR_NODIRATIME`.
 pub(crate) const ATTR_NODIRATIME: u64 = 0x80;
+/// `MOUNT_ATTR_IDMAP`: the mount shows owners as a user namespace maps them (Linux 5.12).
+pub(crate) const ATTR_IDMAP: u64 = 0x0010_0000;
 /// `MOUNT_ATTR_NOSYMFOLLOW`.
 pub(crate) const ATTR_NOSYMFOLLOW: u64 = 0x0020_0000;
 
@@ -45,7 +47,7 @@ pub(crate) struct MountAttr {
     pub(crate) clear: u64,
     /// One of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE`, or 0 to keep the propagation.
     pub(crate) propagation: u64,
-    /// The user namespace of an idmapped mount; unused.
+    /// The user namespace of an idmapped mount.
     pub(crate) userns: u64,
 }
 

@@ -152,6 +152,45 @@ pub(crate) fn set_affinity(processors: &Processors) -> Result<()> {
     .map(drop)
 }
 
+/// How many memory nodes a policy can name: the most a kernel is built for (NODES_SHIFT 10).
+pub(crate) const MOST_NODES: usize = 1024;
+
+/// What set_mempolicy(2) takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MemoryPolicy {
+    mode: libc::c_int,
+    nodes: [u64; MOST_NODES / 64],
+}
+
+impl MemoryPolicy {
+    /// A mode with its flags, and the nodes it is about, numbers below [`MOST_NODES`]; others are left out.
+    pub(crate) fn new(mode: libc::c_int, nodes: impl IntoIterator<Item = usize>) -> Self {
+        let mut words = [0_u64; MOST_NODES / 64];
+        for node in nodes {
+            if let Some(word) = words.get_mut(node / 64) {
+                *word |= 1 << (node % 64);
+            }
+        }
+        Self { mode, nodes: words }
+    }
+}
+
+/// Sets where the calling thread's memory comes from.
+pub(crate) fn set_memory_policy(policy: &MemoryPolicy) -> Result<()> {
+    // The kernel takes one bit less than it is told.
+    let bits = MOST_NODES + 1;
+    // SAFETY: the mask has the bits that the kernel reads.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_set_mempolicy,
+            policy.mode,
+            policy.nodes.as_ptr(),
+            bits,
+        )
+    })
+    .map(drop)
+}
+
 /// Gives every signal its default action. clone3 has done so for those that were handled, but not for those that were
 /// ignored, as SIGPIPE is in every Rust program; and `execve` passes that on.
 pub(crate) fn reset_signals() {

@@ -20,6 +20,7 @@ use crate::process::Process;
 use crate::spec::{BackendKind, InstanceSpec, Limits, Network, Ulimit};
 use crate::supervisor::{null, set_nonblocking};
 use crate::terminal::{self, Size};
+use crate::timeline::Timeline;
 use crate::volume::{self, Prepared};
 
 /// Length of the scheduler's accounting period, µs: docker's for `--cpus`, and the kernel's own default.
@@ -190,7 +191,10 @@ impl Running for Contained {
             ..
         } = *self;
         let exit = container.wait()?;
-        let stats = container.cgroup().and_then(|cgroup| cgroup.stats().ok());
+        // A dozen files are read for it, so only for whoever asks.
+        let stats = Timeline::is_wanted()
+            .then(|| container.cgroup().and_then(|cgroup| cgroup.stats().ok()))
+            .flatten();
         if passing {
             // The overlay writes back whatever its upper directory still holds when it goes. Whatever cannot be removed
             // now is removed, or told, when the instance is settled.

@@ -92,7 +92,8 @@ pub fn find(home: &Home, wanted: &str) -> Result<String> {
     let missing = || Error::NoSuchInstance(wanted.to_owned());
     // docker writes names with a slash before them in places, and takes them so.
     let wanted = wanted.strip_prefix('/').unwrap_or(wanted);
-    if !names::is_valid(wanted) && !(wanted.len() == 1 && wanted != "." && wanted != "/") {
+    let one_digit = wanted.len() == 1 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !names::is_valid(wanted) && !one_digit {
         return Err(missing());
     }
     if let Ok(target) = fs::read_link(home.name(wanted)) {

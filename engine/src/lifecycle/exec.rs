@@ -81,12 +81,15 @@ pub fn exec(
     }
 }
 
+/// Reads a file of accounts by its path.
+type Accounts<'a> = &'a dyn Fn(&str) -> Result<String>;
+
 /// The process, with the instance's own settings where nothing else is asked for.
 fn process(
     home: &Home,
     found: &Listed,
     asked: &ExecSpec,
-    accounts: Option<&dyn Fn(&str) -> Result<String>>,
+    accounts: Option<Accounts<'_>>,
 ) -> Result<Process> {
     let spec = InstanceSpec {
         env: [found.record.spec.env.clone(), asked.env.clone()].concat(),

@@ -138,7 +138,7 @@ pub fn diff(home: &Home, wanted: &str) -> Result<Vec<Change>> {
 }
 
 /// The descriptor on which the agent gives a helper the writable layer.
-const UPPER: i32 = guest_protocol::UPPER_FD as i32;
+const UPPER: i32 = guest_protocol::UPPER_FD;
 
 /// Reads a helper's list of the writable layer.
 fn entries(listing: &[u8]) -> Result<Vec<UpperEntry>> {

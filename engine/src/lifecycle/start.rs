@@ -42,12 +42,19 @@ pub struct RunOptions {
 /// # Errors
 /// Whatever is wrong with the specification or the image, a name that is taken. Nothing is left then.
 pub fn create(home: &Home, spec: &InstanceSpec) -> Result<Record> {
-    let (record, lock) = make(home, spec)?;
-    lock.release()?;
-    Ok(record)
+    let made = make(home, spec)?;
+    made.lock.release()?;
+    Ok(made.record)
 }
 
-fn make(home: &Home, spec: &InstanceSpec) -> Result<(Record, Lock)> {
+/// An instance that has just been made.
+struct Made {
+    record: Record,
+    lock: Lock,
+    image: (Store, Image),
+}
+
+fn make(home: &Home, spec: &InstanceSpec) -> Result<Made> {
     let mut spec = spec.clone();
     spec.check()?;
     let store = home.images()?;
@@ -60,11 +67,18 @@ fn make(home: &Home, spec: &InstanceSpec) -> Result<(Record, Lock)> {
     spec.take_from_image(&image);
     let prepared = mounts(home, &mut spec, &store, &image)?;
     let made = instance::create(home, &spec, &image.id.to_string(), &command);
-    if let (Err(_), Some(prepared)) = (&made, prepared) {
+    if made.is_err()
+        && let Some(prepared) = prepared
+    {
         // The first failure is the one to tell.
         let _ = prepared.discard(home);
     }
-    made
+    let (record, lock) = made?;
+    Ok(Made {
+        record,
+        lock,
+        image: (store, image),
+    })
 }
 
 /// Puts the mounts together, makes the volumes that are missing, and fills empty ones from the image. What comes back keeps
@@ -121,13 +135,17 @@ pub fn run(
     notice: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
     let signals = Signals::block()?;
-    let (record, lock) = make(home, spec)?;
+    let Made {
+        record,
+        lock,
+        image,
+    } = make(home, spec)?;
     if let Err(error) = created(&record) {
         // The first failure is the one to tell.
         let _ = instance::remove_all(home, &record, true).and_then(|()| lock.release());
         return Err(error);
     }
-    launch(home, record, lock, options, &signals, notice)
+    launch(home, record, lock, Some(image), options, &signals, notice)
 }
 
 /// Starts an instance that does not run.
@@ -154,13 +172,14 @@ pub fn start(
         return join(home, &found.record, &options.attach, &signals, notice);
     }
     let lock = Lock::take(home, &found.record.id)?;
-    launch(home, found.record, lock, options, &signals, notice)
+    launch(home, found.record, lock, None, options, &signals, notice)
 }
 
 fn launch(
     home: &Home,
     record: Record,
     lock: Lock,
+    image: Option<(Store, Image)>,
     options: &RunOptions,
     signals: &Signals,
     notice: &mut dyn FnMut(&str),
@@ -184,6 +203,7 @@ fn launch(
         },
     };
     spawn(Launch {
+        image,
         home: home.clone(),
         record: record.clone(),
         lock,

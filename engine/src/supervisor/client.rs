@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::protocol::{Link, Packet, Reply, Request, WINDOW};
-use super::sink::Sink;
+use super::sink::{Outlet, Sink};
 use super::{Polls, Starter};
 use crate::backend::Beside;
 use crate::logs::Stream;
 
 pub(super) struct Client {
     link: Link,
-    sinks: [Option<Sink>; 2],
+    outlets: [Outlet; 2],
     /// Bytes for the instance's standard input.
     input: VecDeque<u8>,
     input_ended: bool,
@@ -34,7 +34,7 @@ impl Client {
     fn new(link: Link) -> Self {
         Self {
             link,
-            sinks: [None, None],
+            outlets: [Outlet::Closed, Outlet::Closed],
             input: VecDeque::new(),
             input_ended: false,
             sends_input: false,
@@ -51,7 +51,9 @@ impl Client {
     /// The command that starts the instance.
     pub(super) fn starter(starter: Starter) -> Self {
         Self {
-            sinks: starter.sinks.map(|sink| sink.map(Sink::new)),
+            outlets: starter
+                .sinks
+                .map(|sink| sink.map_or(Outlet::Closed, Outlet::Given)),
             sends_input: starter.stdin,
             waits: true,
             starts: true,
@@ -80,8 +82,13 @@ impl Client {
         descriptors: Vec<OwnedFd>,
     ) {
         let mut descriptors = descriptors.into_iter();
-        let mut sink = |wanted: bool| wanted.then(|| descriptors.next().map(Sink::new)).flatten();
-        self.sinks = [sink(stdout), sink(stderr)];
+        let mut outlet = |wanted: bool| {
+            wanted
+                .then(|| descriptors.next())
+                .flatten()
+                .map_or(Outlet::Closed, Outlet::Given)
+        };
+        self.outlets = [outlet(stdout), outlet(stderr)];
         self.sends_input = stdin;
         self.input_ended = false;
         self.waits = true;
@@ -128,19 +135,21 @@ impl Client {
         if self.leaving {
             return;
         }
-        if let Some(sink) = &mut self.sinks[stream as usize] {
-            sink.take(bytes);
-        }
+        self.outlets[stream as usize].take(bytes);
+    }
+
+    fn sinks(&self) -> impl Iterator<Item = &Sink> {
+        self.outlets.iter().filter_map(Outlet::sink)
     }
 
     /// Whether the instance must wait for it.
     pub(super) fn is_full(&self) -> bool {
-        self.sinks.iter().flatten().any(Sink::is_full)
+        self.sinks().any(Sink::is_full)
     }
 
     /// Whether everything it was promised is written.
     pub(super) fn is_clear(&self) -> bool {
-        self.sinks.iter().flatten().all(Sink::is_clear)
+        self.sinks().all(Sink::is_clear)
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -165,7 +174,7 @@ impl Client {
     /// Adds what it waits for.
     pub(super) fn watch(&self, polls: &mut Polls) {
         polls.add(self.link.number(), libc::POLLIN);
-        for sink in self.sinks.iter().flatten() {
+        for sink in self.sinks() {
             polls.add_if(!sink.is_clear(), sink.number(), libc::POLLOUT);
         }
         if let Some(process) = &self.process {
@@ -228,11 +237,11 @@ impl Client {
 
     /// Writes what waits for it, and sees whether its process has ended and whether it may leave.
     pub(super) fn flush(&mut self) {
-        for sink in self.sinks.iter_mut().flatten() {
+        for sink in self.outlets.iter_mut().filter_map(Outlet::sink_mut) {
             sink.drain();
         }
         if self.leaving && self.is_clear() && !self.has_input() {
-            self.sinks = [None, None];
+            self.outlets = [Outlet::Closed, Outlet::Closed];
             self.tell(&Reply::Detached);
             self.waits = false;
             self.gone = true;

@@ -85,11 +85,62 @@ fn isolate() -> Result<Signals> {
     Ok(signals)
 }
 
-/// Gives back what starting has used: an idle supervisor is there as long as its instance.
+/// Gives back what starting has used: an idle supervisor is there as long as its instance. Its heap is trimmed, and the
+/// program's text and constants are unmapped page by page, of which waiting in poll brings few back.
 pub(super) fn shrink() {
     // SAFETY: malloc_trim gives the kernel pages that the allocator does not use.
     unsafe { libc::malloc_trim(0) };
+    let here = 0_u8;
+    let here = (&raw const here).addr() as u64 & !(PAGE - 1);
+    // SAFETY: everything below this function's frame and those it calls (a page is left for them) has been used and is not any
+    // more; the kernel passes over what was never mapped.
+    unsafe {
+        libc::madvise(
+            (here - STACK) as *mut libc::c_void,
+            (STACK - PAGE) as usize,
+            libc::MADV_DONTNEED,
+        )
+    };
+    // SAFETY: the kernel gives every program the address of its program headers and their number, and they stay mapped.
+    let headers = unsafe {
+        let first = libc::getauxval(libc::AT_PHDR) as *const libc::Elf64_Phdr;
+        let count = libc::getauxval(libc::AT_PHNUM) as usize;
+        if first.is_null() {
+            return;
+        }
+        std::slice::from_raw_parts(first, count)
+    };
+    // The headers name their own place in the file's terms: what is left is where the program was loaded.
+    let Some(own) = headers.iter().find(|header| header.p_type == libc::PT_PHDR) else {
+        return;
+    };
+    let base = (headers.as_ptr() as u64).wrapping_sub(own.p_vaddr);
+    for header in headers {
+        if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
+            continue;
+        }
+        let start = base.wrapping_add(header.p_vaddr) & !(PAGE - 1);
+        let end = base
+            .wrapping_add(header.p_vaddr)
+            .wrapping_add(header.p_memsz)
+            .next_multiple_of(PAGE);
+        // SAFETY: the range is a segment of the program that nobody can write to, so that every page of it is as the file has
+        // it, and comes back from there when it is touched.
+        unsafe {
+            libc::madvise(
+                start as *mut libc::c_void,
+                (end - start) as usize,
+                libc::MADV_DONTNEED,
+            )
+        };
+    }
 }
+
+/// How much of the stack below is given back: more than starting an instance uses.
+const STACK: u64 = 512 << 10;
+
+/// The size of a page on x86-64, bytes.
+const PAGE: u64 = 4096;
 
 /// Ends the process should a panic unwind to where the command's code begins.
 struct NoReturn;

@@ -13,10 +13,13 @@ pub(crate) mod protocol;
 mod settle;
 mod sink;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
+
+use image_core::{Image, Store};
 
 use crate::backend::{self, Context, Exit, Job, Running, Streams};
 use crate::base;
@@ -45,6 +48,9 @@ const CHUNK: usize = 128 << 10;
 /// The capacity asked for once a stream has filled a whole pipe: what anybody may have (/proc/sys/fs/pipe-max-size).
 const PIPE_BYTES: i32 = 1 << 20;
 
+/// How long after its start an instance is taken for one that stays.
+const IDLE_AFTER: Duration = Duration::from_millis(500);
+
 /// How long a guest has to end its processes once it is told to; a busy kvm_pvm host takes some seconds.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -68,6 +74,8 @@ pub(crate) struct Starter {
 
 /// What is to be started.
 pub(crate) struct Launch {
+    /// The image, where the command has looked it up already, for an instance that has just been made.
+    pub(crate) image: Option<(Store, Image)>,
     pub(crate) home: Home,
     pub(crate) record: Record,
     pub(crate) lock: Lock,
@@ -76,6 +84,7 @@ pub(crate) struct Launch {
 }
 
 struct Supervisor {
+    image: Option<(Store, Image)>,
     home: Home,
     record: Record,
     state: State,
@@ -87,6 +96,10 @@ struct Supervisor {
     timeline: Timeline,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
+    /// When the instance is taken for one that stays, and what starting has used is given back.
+    shrink_at: Option<Instant>,
+    /// That has been done.
+    shrunk: Cell<bool>,
     /// SIGKILL has been sent.
     killed: bool,
     /// The command has run at least once, so that failures are the instance's and no longer the starter's.
@@ -102,13 +115,18 @@ enum Outcome {
 impl Supervisor {
     fn new(launch: Launch, signals: Signals) -> (Self, Lock) {
         let Launch {
+            image,
             home,
             record,
             lock,
             starter,
             timeline,
         } = launch;
-        let previous = read_state(&home, &record.id).unwrap_or_default();
+        // One that has just been made has no state yet.
+        let previous = match &image {
+            Some(_) => State::default(),
+            None => read_state(&home, &record.id).unwrap_or_default(),
+        };
         let log = Writer::new(
             logs::path(&home.instance(&record.id), &record.id),
             record.spec.log.clone(),
@@ -121,6 +139,7 @@ impl Supervisor {
                 error: None,
                 ..previous
             },
+            image,
             home,
             record,
             signals,
@@ -130,6 +149,8 @@ impl Supervisor {
             log,
             timeline,
             kill_at: None,
+            shrink_at: None,
+            shrunk: Cell::new(true),
             killed: false,
             has_run: false,
         };
@@ -188,11 +209,17 @@ impl Supervisor {
         if self.listener.is_none() {
             self.listener = Some(settle::listen(&self.home, &self.record.id)?);
         }
-        let store = self.home.images()?;
-        let image = if base::is_base(&self.record.spec.image) {
-            base::ensure(&store)?
-        } else {
-            store.resolve(&self.record.image_id)?
+        let (store, image) = match self.image.take() {
+            Some(known) => known,
+            None => {
+                let store = self.home.images()?;
+                let image = if base::is_base(&self.record.spec.image) {
+                    base::ensure(&store)?
+                } else {
+                    store.resolve(&self.record.image_id)?
+                };
+                (store, image)
+            }
         };
         let process = Process::new(
             &self.record.spec,
@@ -240,7 +267,7 @@ impl Supervisor {
             // What the user was told survives a power cut; not on the way to the command's first instruction.
             settle::make_durable(&self.home, &self.record.id);
         }
-        fork::shrink();
+        self.shrink_at = Some(Instant::now() + IDLE_AFTER);
         Ok(())
     }
 
@@ -288,6 +315,10 @@ impl Supervisor {
                 client.flush();
             }
             self.clients.retain(|client| !client.is_gone());
+            if self.shrink_at.is_some_and(|at| Instant::now() >= at) {
+                self.shrink_at = None;
+                self.shrunk.set(false);
+            }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {
                 self.kill_at = None;
                 if std::mem::replace(&mut self.killed, true) {
@@ -343,9 +374,12 @@ impl Supervisor {
         for client in &self.clients {
             client.watch(&mut polls);
         }
-        let patience = self
-            .kill_at
-            .map(|at| at.saturating_duration_since(Instant::now()));
+        let next = [self.kill_at, self.shrink_at].into_iter().flatten().min();
+        let patience = next.map(|at| at.saturating_duration_since(Instant::now()));
+        if patience.is_none() && !self.shrunk.replace(true) {
+            // As late as can be: what runs from here to the wait in the kernel is all that stays mapped.
+            fork::shrink();
+        }
         polls.wait(patience)?;
         Ok(Ready {
             signals: polls.is_ready(signals),

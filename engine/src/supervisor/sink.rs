@@ -9,6 +9,48 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 /// How much may wait for a slow reader before the instance is kept from writing more, as docker's attach does.
 pub(super) const BACKLOG: usize = 256 << 10;
 
+/// A command's descriptor, which is looked at when there is something to write: most commands write little or nothing, and
+/// each system call before is part of a start.
+#[derive(Debug)]
+pub(super) enum Outlet {
+    /// As it came.
+    Given(OwnedFd),
+    /// In use.
+    Open(Sink),
+    /// Given up.
+    Closed,
+}
+
+impl Outlet {
+    /// Takes bytes, and writes as many as go at once.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        if let Self::Given(_) = self
+            && let Self::Given(given) = std::mem::replace(self, Self::Closed)
+        {
+            *self = Self::Open(Sink::new(given));
+        }
+        if let Self::Open(sink) = self {
+            sink.take(bytes);
+        }
+    }
+
+    /// The sink, if anything was ever written.
+    pub(super) fn sink(&self) -> Option<&Sink> {
+        match self {
+            Self::Open(sink) => Some(sink),
+            _ => None,
+        }
+    }
+
+    /// As [`Outlet::sink`].
+    pub(super) fn sink_mut(&mut self) -> Option<&mut Sink> {
+        match self {
+            Self::Open(sink) => Some(sink),
+            _ => None,
+        }
+    }
+}
+
 /// A descriptor that output goes to.
 #[derive(Debug)]
 pub(super) struct Sink {

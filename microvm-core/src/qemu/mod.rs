@@ -26,6 +26,8 @@ use crate::{
     Accelerator, Error, Hypervisor, MicroVm, Result, VmConfig, cmdline, qemu_binary, substrate,
 };
 
+pub use share::virtiofsd_binary;
+
 use arguments::Passed;
 use monitor::Monitor;
 use spawn::Child;

@@ -48,7 +48,7 @@ impl Server {
         passed: &mut Passed,
         cgroup: &Membership,
     ) -> Result<Self> {
-        let program = binary().ok_or(Error::NoVirtiofsd)?;
+        let program = virtiofsd_binary().ok_or(Error::NoVirtiofsd)?;
         let tree = Tree::new(shares)?;
         let mut for_server = Passed::default();
         let listener = tree
@@ -79,8 +79,8 @@ impl Server {
     }
 }
 
-/// The program: whichever is on the PATH, else in one of the places where distributions put it.
-fn binary() -> Option<PathBuf> {
+/// Where virtiofsd is, if it is installed: on the PATH, else in one of the places where distributions put it.
+pub fn virtiofsd_binary() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .filter(|directory| directory.is_absolute())

@@ -1,17 +1,21 @@
 //! Version 2: one hierarchy, in which controllers are handed down from the top (admin-guide/cgroup-v2.rst).
 
+pub(super) mod block;
 pub(super) mod cpu;
 pub(super) mod cpuset;
 pub(super) mod devices;
 pub(super) mod freezer;
+pub(super) mod hugetlb;
 pub(super) mod memory;
 pub(super) mod pids;
+pub(super) mod rdma;
 
 use std::path::Path;
 
 use oci_spec::runtime::LinuxResources;
 
 use super::directory::Directory;
+use super::hierarchy::{Controller, Hierarchies, Mode};
 use super::{Error, Result, needed};
 use crate::sys::Errno;
 
@@ -22,13 +26,17 @@ const HANDED_DOWN: &str = "cgroup.subtree_control";
 pub(super) fn make(
     top: &Path,
     path: &Path,
-    with_controllers: bool,
+    hierarchies: &Hierarchies,
     resources: &LinuxResources,
 ) -> Result<Directory> {
     let directory = Directory::make(top, path, |_| Ok(()))?;
-    if with_controllers {
-        for need in needed(resources, &[])? {
-            let name = need.controller.name();
+    {
+        let ours = needed(resources, &[])?;
+        let ours = ours
+            .iter()
+            .filter(|need| hierarchies.v2_has(need.controller) || hierarchies.mode() == Mode::V2);
+        for need in ours {
+            let name = need.controller.name_in_v2();
             if !lists(&directory, CONTROLLERS, name)? {
                 match (hand_down(top, path, name), need.field) {
                     (Ok(()), _) => {}
@@ -93,8 +101,33 @@ fn move_ourselves(directory: &Directory) -> Result<()> {
     leaf.add(own)
 }
 
-/// Sets limits.
-pub(super) fn apply(directory: &Directory, resources: &LinuxResources) -> Result<()> {
+/// Sets those limits that are this hierarchy's.
+pub(super) fn apply(
+    directory: &Directory,
+    hierarchies: &Hierarchies,
+    resources: &LinuxResources,
+) -> Result<()> {
+    let ours = |controller| hierarchies.v2_has(controller);
+    if let Some(limits) = resources
+        .hugepage_limits()
+        .as_ref()
+        .filter(|_| ours(Controller::Hugetlb))
+    {
+        hugetlb::apply(directory, limits)?;
+    }
+    if let Some(rdma) = resources.rdma().as_ref().filter(|_| ours(Controller::Rdma)) {
+        rdma::apply(directory, rdma)?;
+    }
+    if let Some(block) = resources
+        .block_io()
+        .as_ref()
+        .filter(|_| ours(Controller::Blkio))
+    {
+        block::apply(directory, block)?;
+    }
+    if hierarchies.mode() != Mode::V2 {
+        return Ok(());
+    }
     if let Some(memory) = resources.memory() {
         memory::apply(directory, memory)?;
     }

@@ -215,7 +215,7 @@ impl Client {
 
     /// Asks for something that neither reads nor writes a file.
     fn call(&mut self, code: u32, node: u64, body: Body) -> Result<Vec<u8>, i32> {
-        self.call_with(code, node, body, Vec::new(), 1 << 20)
+        self.call_with(code, node, body, Vec::new(), 64 << 10)
     }
 
     fn call_with(
