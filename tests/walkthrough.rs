@@ -39,7 +39,7 @@ fn n11_a_stopped_instance_keeps_its_writes_until_rm_and_the_image_never_changes(
             "run",
             &way,
             "--name keeps plimsoll/base",
-            "cat /kept 2>/dev/null; echo written >>/kept; echo more >>/etc/os-release; rm /etc/nsswitch.conf",
+            "cat /kept 2>/dev/null; echo written >>/kept; echo more >>/etc/os-release; rm -f /etc/nsswitch.conf",
         ))
         .ok();
         let mut changes: Vec<String> = plain(&host, "diff keeps")
@@ -168,9 +168,9 @@ fn n15_instances_are_listed_stopped_started_removed_and_pruned() {
         );
         assert_eq!(plain(&host, "ps -aq").ok(), "", "{way:?}");
         // rm of all of them, as the notes have it.
-        host.plimsoll(line("run", &way, "--name a plimsoll/base true"))
+        host.plimsoll(line("run", &way, "--name first plimsoll/base true"))
             .ok();
-        host.plimsoll(line("run", &way, "--name b plimsoll/base true"))
+        host.plimsoll(line("run", &way, "--name second plimsoll/base true"))
             .ok();
         let all = plain(&host, "ps -a -q");
         let mut command = vec!["rm"];

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use super::{Host, binary, eventually, finish, which};
+use super::{Host, binary, finish, which};
 
-/// What the pane's shell prompts with.
-const PROMPT: &str = "outside>";
+/// Long enough for a VM by emulation on a busy machine, and then something hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A tmux server with one pane. It ends with the test.
 pub struct Terminal {
@@ -26,7 +27,7 @@ impl Terminal {
         let configuration = scratch.join("tmux.conf");
         fs::write(
             &configuration,
-            "set -g status off\nset -g window-size manual\nset -g history-limit 5000\n",
+            "set -g status off\nset -g history-limit 5000\n",
         )
         .unwrap();
         let terminal = Self {
@@ -40,13 +41,12 @@ impl Terminal {
             .arg("-f")
             .arg(&configuration)
             .args(["new-session", "-d", "-x", "90", "-y", "25", "/bin/sh"])
-            .env("PS1", format!("{PROMPT} "))
             .env("PLIMSOLL_ROOT", host.root())
             .env("ENV", "/dev/null")
             .env_remove("TMUX");
         let said = finish(command);
         assert_eq!(said.code, Some(0), "{said:?}");
-        terminal.shows(PROMPT);
+        terminal.answers(7);
         Some(terminal)
     }
 
@@ -85,17 +85,24 @@ impl Terminal {
         self.tmux(&["capture-pane", "-p", "-J", "-S", "-"])
     }
 
+    /// Waits until something holds, and fails with what the pane shows.
+    #[track_caller]
+    fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not after {PATIENCE:?}; the terminal shows:\n{}",
+                self.screen().trim_end()
+            );
+            std::thread::sleep(Duration::from_millis(30));
+        }
+    }
+
     /// Waits until the pane shows something.
     #[track_caller]
     pub fn shows(&self, text: &str) {
-        let mut screen = String::new();
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            eventually(text, || {
-                screen = self.screen();
-                screen.contains(text)
-            });
-        }));
-        assert!(found.is_ok(), "{text:?} is not shown:\n{screen}");
+        self.until(text, || self.screen().contains(text));
     }
 
     /// Lets the shell in the pane, wherever that is, print a text that is not in the line typed, and waits for it.
@@ -110,10 +117,10 @@ impl Terminal {
     #[track_caller]
     pub fn is_outside(&self, mark: u32) {
         let path = self.scratch.join(format!("outside-{mark}"));
-        eventually("the shell outside answers", || {
+        self.until("the shell outside answers", || {
             // What was typed while a command still ran may have been swallowed by it.
             self.types(&format!(": > {}", path.display()));
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(200));
             path.exists()
         });
     }
@@ -126,7 +133,7 @@ impl Terminal {
             "stty -a > {0}.part; mv {0}.part {0}",
             path.display()
         ));
-        eventually("the terminal's settings", || path.exists());
+        self.until("the terminal's settings", || path.exists());
         fs::read_to_string(path).unwrap()
     }
 
