@@ -150,6 +150,8 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         mounts: spec
             .mounts
             .iter()
+            // What --tmpfs asks for has a place of its own.
+            .filter(|mount| !matches!(&mount.kind, MountKind::Tmpfs(tmpfs) if !tmpfs.by_mount))
             .map(|mount| mounted(home, mount))
             .collect(),
         sizes: sized.then(|| (engine::size(home, &record.id), 0)),
@@ -267,7 +269,9 @@ fn host(found: &Listed) -> HostFacts {
             .mounts
             .iter()
             .filter_map(|mount| match &mount.kind {
-                MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), tmpfs.options.join(","))),
+                MountKind::Tmpfs(tmpfs) if !tmpfs.by_mount => {
+                    Some((mount.target.clone(), tmpfs.options.join(",")))
+                }
                 _ => None,
             })
             .collect(),

@@ -104,7 +104,7 @@ fn a_running_container_is_stopped_killed_and_paused_as_dockers() {
             both("start hard"),
             both("rm -f hard"),
             both(
-                "run -d --name sig --stop-signal USR1 $I sh -c 'trap \"echo usr1; exit 4\" USR1; trap \"exit 6\" HUP; while true; do sleep 0.05; done'",
+                "run -d --name sig --stop-signal SIGUSR1 $I sh -c 'trap \"echo usr1; exit 4\" USR1; trap \"exit 6\" HUP; while true; do sleep 0.05; done'",
             ),
             both("inspect --format '{{.Config.StopSignal}}' sig"),
             both("stop sig"),

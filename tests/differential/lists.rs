@@ -86,7 +86,7 @@ fn inspect_has_dockers_members() {
         "inspect",
         &[
             both(
-                "create --name full -i -t -e A=1 -w /data -u user:extra -h web -m 64m --memory-swap 128m --cpus 1.5 --cpuset-cpus 0 --pids-limit 50 --read-only --cap-add NET_ADMIN --cap-drop CHOWN --security-opt seccomp=unconfined --tmpfs /t:size=1m --ulimit nofile=10:20 --init --label a=b --stop-signal USR1 --stop-timeout 3 --restart on-failure:4 --entrypoint /bin/echo $I x y",
+                "create --name full -i -t -e A=1 -w /data -u user:extra -h web -m 64m --memory-swap 128m --cpus 1.5 --cpuset-cpus 0 --pids-limit 50 --read-only --cap-add NET_ADMIN --cap-drop CHOWN --security-opt seccomp=unconfined --tmpfs /t:size=1m --ulimit nofile=10:20 --init --label a=b --stop-signal SIGUSR1 --stop-timeout 3 --restart on-failure:4 --entrypoint /bin/echo $I x y",
             ),
             both("create --name plain $I"),
             both(
@@ -134,6 +134,9 @@ fn inspect_has_dockers_members() {
                 "inspect -f '{{index .Config.Env 0}} {{index .Config.Labels \"a\"}}|{{index .Config.Labels \"none\"}}|{{len .Config.Env}}' full",
             ),
             both("inspect -f '{{.Mounts}} {{json .Mounts}} {{len .Mounts}}' full"),
+            both("create --name mounted --mount type=tmpfs,target=/m $I true"),
+            both("inspect -f '{{range .Mounts}}{{.Type}} {{.Name}}|{{.Source}}|{{.Destination}} {{.RW}}{{end}} {{.HostConfig.Tmpfs}}' mounted"),
+            both("rm mounted"),
             both(
                 "inspect -f '{{range $n, $e := .NetworkSettings.Networks}}{{$n}}{{end}} {{.NetworkSettings.IPAddress}}|{{.NetworkSettings.Ports}}' full",
             ),
@@ -191,6 +194,10 @@ fn inspect_has_dockers_members() {
             ),
             both("inspect -f '{{.Name}}' plain full"),
             both("rm full plain"),
+            both("create --name short --stop-signal USR1 $I true"),
+            both("inspect -f '{{.Config.StopSignal}}' short")
+                .differs("docker keeps the word that was given, Plimsoll the signal", 0, 0),
+            both("rm short"),
         ],
     );
 }
