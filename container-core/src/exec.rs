@@ -15,7 +15,9 @@ use crate::launch::starting::{
     Hidden, Starting, Streams, Until, own_program, sockets, this_process,
 };
 use crate::launch::{self, Stdio};
+use crate::listener::SeccompListener;
 use crate::plan::Plan;
+use crate::seccomp::Filter;
 use crate::stage::Stage;
 use crate::sys::clone::{self, Child};
 use crate::sys::process::{self, Ended};
@@ -55,7 +57,21 @@ pub struct ExecProcess {
 
 /// Runs another process in a running container. When this returns, the command has been executed.
 pub fn exec(exec: Exec<'_>) -> Result<ExecProcess> {
+    exec_with_listener(exec, None)
+}
+
+/// The same, with somebody who answers the calls that its filter hands over.
+pub fn exec_with_listener(
+    exec: Exec<'_>,
+    listener: Option<&SeccompListener>,
+) -> Result<ExecProcess> {
     let plan = Plan::joining(exec.process, exec.seccomp)?;
+    if listener.is_none() && plan.process.filter.as_ref().is_some_and(Filter::notifies) {
+        return Err(Error::invalid(
+            "linux.seccomp.listenerPath",
+            "is needed: SCMP_ACT_NOTIFY has somebody else answer calls",
+        ));
+    }
     if exec.cgroup.map(Cgroup::frozen).transpose()? == Some(true) {
         return Err(Error::setup(
             "run anything in a paused container: resume it first",
@@ -69,6 +85,7 @@ pub fn exec(exec: Exec<'_>) -> Result<ExecProcess> {
         exec.stdio,
         exec.tied,
         exec.preserve_fds,
+        listener,
     )
 }
 
@@ -80,9 +97,11 @@ pub(crate) fn run(
     stdio: Stdio,
     tied: bool,
     preserve_fds: u32,
+    listener: Option<&SeccompListener>,
 ) -> Result<ExecProcess> {
     let namespaces = init.other_namespaces()?;
     let mut starting = Starting::new(None);
+    starting.listener = listener.map(|listener| listener.in_container(init.pid()));
     let (ours, theirs) = sockets()?;
     let launcher = this_process()?;
     let streams = Streams::new(stdio)?;

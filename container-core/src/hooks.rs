@@ -296,8 +296,16 @@ fn inside(
     plan.process.candidates = vec![c_string("hooks.path", path.clone()).map_err(told_error)?];
     plan.process.command = path;
     let streams = [OwnedFd::from(told(state)?), copy(&output)?, copy(&output)?];
-    let mut process =
-        exec::run(&plan, init, cgroup, Stdio::Descriptors(streams), true, 0).map_err(told_error)?;
+    let mut process = exec::run(
+        &plan,
+        init,
+        cgroup,
+        Stdio::Descriptors(streams),
+        true,
+        0,
+        None,
+    )
+    .map_err(told_error)?;
     let in_time = wait_until(&process.pidfd(), hook.timeout());
     if !in_time {
         process.signal(libc::SIGKILL).map_err(told_error)?;

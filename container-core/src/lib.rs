@@ -36,7 +36,7 @@ pub use capability::{capability_mask, capability_names};
 pub use container::{Container, Exit, ExitStatus, Teardown};
 pub use default_spec::{DEFAULT_CAPABILITIES, DEFAULT_PATH, default_spec};
 pub use error::{Errno, Error, Result};
-pub use exec::{Exec, ExecProcess, exec};
+pub use exec::{Exec, ExecProcess, exec, exec_with_listener};
 pub use hooks::HookState;
 pub use init::Init;
 pub use launch::{Created, Launch, Rootfs, Stdio, create, open_gate, start};

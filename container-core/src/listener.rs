@@ -16,6 +16,8 @@ pub struct SeccompListener {
     path: PathBuf,
     metadata: Option<String>,
     state: HookState,
+    /// The container's first process, where the calls are those of another that has joined it.
+    joined: Option<i32>,
 }
 
 impl SeccompListener {
@@ -26,7 +28,16 @@ impl SeccompListener {
             path: seccomp.listener_path().clone()?,
             metadata: seccomp.listener_metadata().clone(),
             state: state.clone(),
+            joined: None,
         })
+    }
+
+    /// The same for a process that joins the container whose first process this is.
+    pub(crate) fn in_container(&self, init: i32) -> Self {
+        Self {
+            joined: Some(init),
+            ..self.clone()
+        }
     }
 
     /// Sends it the descriptor by which the calls of a process are answered.
@@ -42,7 +53,10 @@ impl SeccompListener {
             .version(self.state.version())
             .fds(vec!["seccompFd".to_owned()])
             .pid(pid)
-            .state(self.state.state(ContainerState::Created, Some(pid))?);
+            .state(match self.joined {
+                Some(init) => self.state.state(ContainerState::Running, Some(init))?,
+                None => self.state.state(ContainerState::Created, Some(pid))?,
+            });
         if let Some(metadata) = &self.metadata {
             told = told.metadata(metadata.clone());
         }

@@ -444,3 +444,42 @@ fn a_root_can_be_moved_in_place_of_a_pivot() {
     executed.wait().unwrap();
     assert_eq!(text, "bin\ndata\ndev\netc\nproc\nroot\nsys\ntmp\n");
 }
+
+#[test]
+fn root_of_a_user_namespace_gets_what_it_could_not_reach() {
+    if skip() {
+        return;
+    }
+    let fixture = Fixture::new();
+    // Closed to everybody but the host's root, as a temporary directory is.
+    let closed = fixture.directory.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    let permissions: fs::Permissions = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(&closed, permissions).unwrap();
+    fs::write(closed.join("file"), "within reach").unwrap();
+    let root = closed.join("root");
+    fs::rename(fixture.root(), &root).unwrap();
+    fs::write(root.join("data/file"), "").unwrap();
+    chown(&root, Some(100_000), Some(100_000)).unwrap();
+    let mut spec = shell("cat /data/file; id -u; ls /");
+    add_namespace(&mut spec, LinuxNamespaceType::User);
+    let mapping = LinuxIdMappingBuilder::default()
+        .host_id(100_000_u32)
+        .container_id(0_u32)
+        .size(65_536_u32)
+        .build()
+        .unwrap();
+    spec.linux_mut()
+        .as_mut()
+        .unwrap()
+        .set_uid_mappings(Some(vec![mapping]))
+        .set_gid_mappings(Some(vec![mapping]));
+    add(
+        &mut spec,
+        bind(&closed.join("file"), "/data/file", &["bind", "ro"]),
+    );
+    let said = fixture
+        .run_in(&spec, container_core::Rootfs::Directory(&root))
+        .unwrap();
+    assert!(said.stdout.starts_with("within reach0\nbin\n"), "{said:?}");
+}

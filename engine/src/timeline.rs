@@ -12,7 +12,8 @@ pub const TIMELINE_VARIABLE: &str = "PLIMSOLL_TIMELINE";
 /// A stage and the moment it ended.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Stage {
-    /// Container: image, rootfs, cgroup, network, clone, exec. VM: vmm-ready, first-instruction, kernel, init, agent, exec.
+    /// Before: command, created, supervisor. Container: image, rootfs, cgroup, network, clone, exec. VM: vmm-ready, first-instruction, kernel, init, agent, exec.
+    /// After: ended, released, settled.
     pub(crate) name: &'static str,
     /// Nanoseconds of the host's CLOCK_MONOTONIC.
     pub(crate) at_ns: u64,

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Result, anyhow, bail};
-use container_core::{Exec, Stdio, exec};
+use container_core::{Exec, SeccompListener, Stdio, exec_with_listener};
 use oci_spec::runtime::{Capabilities, Capability, Process, User};
 
 use super::Runtime;
@@ -87,7 +87,8 @@ impl Runtime {
             // It would stop on its way in.
             cgroup.thaw()?;
         }
-        let mut running = exec(Exec {
+        let listener = SeccompListener::of(&spec, &container.hook_state(&spec));
+        let running = Exec {
             init: &init,
             process: &process,
             seccomp: spec
@@ -98,7 +99,8 @@ impl Runtime {
             stdio,
             tied: false,
             preserve_fds: arguments.preserve_fds,
-        })?;
+        };
+        let mut running = exec_with_listener(running, listener.as_ref())?;
         if status == Status::Paused
             && let Some(cgroup) = &cgroup
         {

@@ -85,7 +85,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> u8 {
     match runtime.dispatch(&oci) {
         Ok(code) => code,
         Err(error) => {
-            let message = crate::sentence(&error);
+            let message = told(&error);
             runtime.log.error(&message);
             eprintln!("plimsoll: {message}");
             match oci.verb {
@@ -93,6 +93,20 @@ pub(crate) fn main(arguments: Vec<OsString>) -> u8 {
                 _ => FAILED,
             }
         }
+    }
+}
+
+/// The message of a failure. Engines look for the words that runc's messages have: 126 is what they make of a command
+/// without permission, and to the older ones a directory is one only in these words.
+fn told(error: &anyhow::Error) -> String {
+    let message = crate::sentence(error);
+    match error.downcast_ref::<container_core::Error>() {
+        Some(container_core::Error::NotExecutable { .. })
+            if !message.contains("permission denied") =>
+        {
+            format!("{message}: permission denied")
+        }
+        _ => message,
     }
 }
 

@@ -175,6 +175,24 @@ impl Host {
     }
 }
 
+/// Instances outlive the commands that started them, and a test that fails leaves its own behind.
+impl Drop for Host {
+    fn drop(&mut self) {
+        if !self.root().join("instances").exists() {
+            return;
+        }
+        let Ok(output) = self.command().args(["ps", "-aq", "--no-trunc"]).output() else {
+            return;
+        };
+        let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !ids.trim().is_empty() {
+            let mut command = self.command();
+            command.args(["rm", "-f", "-v"]).args(ids.lines());
+            let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
 /// Runs a command to its end, within [`PATIENCE`].
 #[track_caller]
 pub fn finish(mut command: Command) -> Said {

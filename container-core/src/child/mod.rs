@@ -13,6 +13,7 @@ pub(crate) mod join;
 mod mounts;
 pub(crate) mod report;
 pub(crate) mod root;
+mod targets;
 
 use std::convert::Infallible;
 use std::ffi::CString;

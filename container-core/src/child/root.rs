@@ -51,9 +51,19 @@ impl Setup<'_> {
                 mount::attach(self.root, target).at(Step::Overlay)?;
                 file::close(target);
             }
-            RootPlan::Directory(path) => {
-                let target = open_directory(path).at(Step::RootDirectory)?;
-                self.root = mount::clone_tree(target, c"", true).at(Step::RootDirectory)?;
+            RootPlan::Directory(path, prepared) => {
+                let target = match open_directory(path) {
+                    // Out of reach for this root: any place will do for what the pivot puts in the place of all.
+                    Err(Errno(libc::EACCES)) if prepared.is_some() => {
+                        file::openat(HERE, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)
+                    }
+                    other => other,
+                }
+                .at(Step::RootDirectory)?;
+                self.root = match prepared {
+                    Some(tree) => sys::raw(tree),
+                    None => mount::clone_tree(target, c"", true).at(Step::RootDirectory)?,
+                };
                 mount::attach(self.root, target).at(Step::RootDirectory)?;
                 file::close(target);
             }
@@ -70,7 +80,7 @@ impl Setup<'_> {
         file::fchdir(self.root).at(Step::Pivot)?;
         if matches!(
             self.plan.root,
-            RootPlan::Overlay { .. } | RootPlan::Directory(_)
+            RootPlan::Overlay { .. } | RootPlan::Directory(..)
         ) {
             if self.plan.no_pivot {
                 self.move_root().at(Step::Pivot)?;

@@ -82,7 +82,7 @@ pub(crate) fn failure(plan: &Plan, failure: Failure) -> Error {
             }
         }
         Step::RootDirectory | Step::Chroot => match &plan.root {
-            RootPlan::Directory(directory) | RootPlan::Chroot(directory) => {
+            RootPlan::Directory(directory, _) | RootPlan::Chroot(directory) => {
                 format!("enter the root {}", path(directory))
             }
             _ => "enter the root".to_owned(),

@@ -7,6 +7,8 @@
 pub(crate) mod devices;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+mod placement;
+mod prepared;
 pub(crate) mod process;
 pub(crate) mod rootfs;
 mod users;
@@ -23,7 +25,6 @@ use self::process::ProcessPlan;
 use self::rootfs::RootPlan;
 use crate::error::{Error, Result};
 use crate::launch::Rootfs;
-use crate::seccomp::Filter;
 
 /// A sysctl: its file below /proc/sys, and its value.
 #[derive(Debug)]
@@ -124,6 +125,12 @@ impl Plan {
                 .iter()
                 .flatten()
                 .map(|path| {
+                    if !path.starts_with('/') {
+                        return Err(Error::invalid(
+                            field,
+                            format!("{path} must be an absolute path"),
+                        ));
+                    }
                     let path = Inside::new(field, Path::new(path))?;
                     let (early, late) = planned.split_at(early_mounts);
                     let early = early.iter().any(|mount| path.is_below(&mount.target))
@@ -205,12 +212,6 @@ impl Plan {
     pub(crate) fn joining(process: &Process, seccomp: Option<&LinuxSeccomp>) -> Result<Self> {
         refuse_labels(process)?;
         let process = ProcessPlan::new(process, seccomp, None)?;
-        if process.filter.as_ref().is_some_and(Filter::notifies) {
-            return Err(Error::unsupported(
-                "linux.seccomp",
-                "SCMP_ACT_NOTIFY is not supported for processes that join a container",
-            ));
-        }
         Ok(Self {
             namespaces: Namespaces::none(),
             root: RootPlan::Unchanged,
@@ -238,7 +239,7 @@ impl Plan {
 }
 
 fn is_bind(mount: &Mount) -> bool {
-    mount.typ().as_deref() == Some("bind")
+    matches!(mount.typ().as_deref(), Some("bind" | "rbind"))
         || mount
             .options()
             .iter()

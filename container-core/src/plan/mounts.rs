@@ -1,20 +1,19 @@
 //! The mounts of a specification, taken apart beforehand so that the container's process need not allocate.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ffi::{CString, OsStr};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::Mount;
 
-use super::namespaces::{self, Namespaces};
-use super::{c_string, users};
+use super::namespaces::Namespaces;
+use super::{c_string, prepared};
 use crate::error::{Error, Result};
 use crate::sys::mount::{
-    ATTR_ATIME, ATTR_IDMAP, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
+    ATTR_ATIME, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
     ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_STRICTATIME, MountAttr,
 };
-use crate::sys::{Errno, mount};
 
 /// A path below the container's root, and every directory on the way to it.
 #[derive(Debug)]
@@ -279,6 +278,11 @@ pub(crate) fn plan(index: usize, mount: &Mount, namespaces: &Namespaces) -> Resu
         .typ()
         .as_deref()
         .unwrap_or(if bind.is_some() { "bind" } else { "none" });
+    // A type that some generators write.
+    let (name, bind) = match name {
+        "rbind" => ("bind", Some(true)),
+        name => (name, bind),
+    };
     let kind = match (name, bind) {
         ("bind", None) | (_, Some(_)) => {
             let source = mount.source().as_deref().ok_or_else(|| {
@@ -324,11 +328,14 @@ pub(crate) fn plan(index: usize, mount: &Mount, namespaces: &Namespaces) -> Resu
             "tmpcopyup is for a tmpfs",
         ));
     }
-    let owners = owners(&field, mount, idmap, namespaces)?;
+    let owners = prepared::owners(&field, mount, idmap, namespaces)?;
     let is_peer = propagation_set.is_some_and(|(flag, _)| flag == libc::MS_SHARED);
     let kind = match kind {
-        Kind::Bind { source, recursive } if owners.is_some() || is_peer => {
-            let tree = prepare(
+        // Root of a user namespace may not reach what the host's may: the launcher opens it.
+        Kind::Bind { source, recursive }
+            if owners.is_some() || is_peer || namespaces.has_user() =>
+        {
+            let tree = prepared::prepare(
                 &field,
                 &source,
                 recursive,
@@ -355,98 +362,6 @@ pub(crate) fn plan(index: usize, mount: &Mount, namespaces: &Namespaces) -> Resu
         propagation: propagation_set,
         needs_launcher,
     })
-}
-
-/// The owners that an idmapped mount shows, and whether what is mounted below shows them too.
-struct Owners {
-    uid_map: String,
-    gid_map: String,
-    recursive: bool,
-}
-
-fn owners(
-    field: &str,
-    mount: &Mount,
-    idmap: Option<bool>,
-    namespaces: &Namespaces,
-) -> Result<Option<Owners>> {
-    let given = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
-    if idmap.is_none() && !given {
-        return Ok(None);
-    }
-    let (uid_map, gid_map) = if given {
-        let map = |name: &str, list: &Option<Vec<LinuxIdMapping>>| {
-            let field = format!("{field}.{name}");
-            match namespaces::mappings(&field, list)? {
-                map if map.is_empty() => Err(Error::invalid(
-                    field,
-                    "an idmapped mount needs mappings of users and of groups",
-                )),
-                map => Ok(map),
-            }
-        };
-        (
-            map("uidMappings", mount.uid_mappings())?,
-            map("gidMappings", mount.gid_mappings())?,
-        )
-    } else {
-        (namespaces.uid_map.clone(), namespaces.gid_map.clone())
-    };
-    if uid_map.is_empty() {
-        return Err(Error::invalid(
-            format!("{field}.uidMappings"),
-            "an idmapped mount needs mappings: its own, or those of the container's user namespace",
-        ));
-    }
-    Ok(Some(Owners {
-        uid_map,
-        gid_map,
-        recursive: idmap.unwrap_or(false),
-    }))
-}
-
-/// Makes a bind mount in the launcher, attached nowhere, with its attributes.
-fn prepare(
-    field: &str,
-    source: &CStr,
-    recursive: bool,
-    owners: Option<Owners>,
-    attributes: &mut MountAttr,
-    recursive_attributes: &mut MountAttr,
-) -> Result<OwnedFd> {
-    let failed = |doing: &str, errno: Errno| {
-        Error::setup(
-            format!("{field}: {doing} {}", source.to_string_lossy()),
-            errno,
-        )
-    };
-    let tree = mount::clone_tree(libc::AT_FDCWD, source, recursive)
-        .map_err(|errno| failed("bind", errno))?;
-    // SAFETY: the call above made the descriptor.
-    let tree = unsafe { OwnedFd::from_raw_fd(tree) };
-    if let Some(owners) = owners {
-        let users = users::namespace(&owners.uid_map, &owners.gid_map)?;
-        let idmapped = MountAttr {
-            set: ATTR_IDMAP,
-            userns: users.as_raw_fd() as u64,
-            ..MountAttr::default()
-        };
-        mount::set_attributes(tree.as_raw_fd(), &idmapped, owners.recursive).map_err(|errno| {
-            let hint = match errno.0 {
-                libc::EINVAL => "map the owners of (its file system may not support it)",
-                _ => "map the owners of",
-            };
-            failed(hint, errno)
-        })?;
-    }
-    for (attributes, recursive) in [(attributes, false), (recursive_attributes, true)] {
-        if !attributes.is_empty() {
-            mount::set_attributes(tree.as_raw_fd(), attributes, recursive)
-                .map_err(|errno| failed("set the options of", errno))?;
-            *attributes = MountAttr::default();
-        }
-    }
-    Ok(tree)
 }
 
 #[cfg(test)]
@@ -497,6 +412,18 @@ mod tests {
         );
         let writable = plan(0, &mount("bind", &["rw"])).unwrap();
         assert_eq!(writable.recursive_attributes, MountAttr::default());
+    }
+
+    #[test]
+    fn rbind_may_be_the_type() {
+        let plan = plan(0, &mount("rbind", &[])).unwrap();
+        assert!(matches!(
+            plan.kind,
+            Kind::Bind {
+                recursive: true,
+                ..
+            }
+        ));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where the container's root file system comes from.
 
 use std::ffi::CString;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use oci_spec::runtime::Spec;
 use super::c_string;
 use crate::error::{Error, Result};
 use crate::launch::Rootfs;
+use crate::sys::mount;
 
 /// A directory of the host as a file system takes it.
 #[derive(Debug)]
@@ -49,8 +51,9 @@ pub(crate) enum RootPlan {
         userxattr: bool,
         volatile: bool,
     },
-    /// A directory, which becomes a mount of its own.
-    Directory(HostPath),
+    /// A directory, which becomes a mount of its own. In a user namespace the launcher makes the mount: the namespace's
+    /// root may not be able to reach the directory.
+    Directory(HostPath, Option<OwnedFd>),
     /// A directory to chroot into, without a mount namespace.
     Chroot(HostPath),
     /// The host's own root, in a mount namespace of the container's own or joined.
@@ -98,24 +101,46 @@ impl RootPlan {
                 userxattr: in_user_namespace,
                 volatile: *volatile,
             },
-            Rootfs::Directory(path) => Self::directory("root", path, own_mounts)?,
+            Rootfs::Directory(path) => {
+                Self::directory("root", path, own_mounts, in_user_namespace)?
+            }
             Rootfs::Bundle(bundle) => {
                 let root = spec
                     .root()
                     .as_ref()
                     .ok_or_else(|| Error::invalid("root", "is needed to run a container"))?;
-                Self::directory("root.path", &bundle.join(root.path()), own_mounts)?
+                Self::directory(
+                    "root.path",
+                    &bundle.join(root.path()),
+                    own_mounts,
+                    in_user_namespace,
+                )?
             }
             Rootfs::Host => Self::Unchanged,
         })
     }
 
-    fn directory(field: &str, path: &Path, own_mounts: bool) -> Result<Self> {
+    fn directory(
+        field: &str,
+        path: &Path,
+        own_mounts: bool,
+        in_user_namespace: bool,
+    ) -> Result<Self> {
         let host = HostPath::new(field, path)?;
-        Ok(if own_mounts {
-            Self::Directory(host)
-        } else {
-            Self::Chroot(host)
-        })
+        if !own_mounts {
+            return Ok(Self::Chroot(host));
+        }
+        let tree = match in_user_namespace {
+            false => None,
+            true => {
+                let tree =
+                    mount::clone_tree(libc::AT_FDCWD, &host.path, true).map_err(|errno| {
+                        Error::setup(format!("enter the root {}", path.display()), errno)
+                    })?;
+                // SAFETY: the call above made the descriptor.
+                Some(unsafe { OwnedFd::from_raw_fd(tree) })
+            }
+        };
+        Ok(Self::Directory(host, tree))
     }
 }

@@ -134,6 +134,8 @@ pub fn run(
     created: &mut dyn FnMut(&Record) -> Result<()>,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
+    let mut timeline = Timeline::default();
+    timeline.mark("command");
     let signals = Signals::block()?;
     let Made {
         record,
@@ -145,7 +147,8 @@ pub fn run(
         let _ = instance::remove_all(home, &record, true).and_then(|()| lock.release());
         return Err(error);
     }
-    launch(home, record, lock, Some(image), options, &signals, notice)
+    timeline.mark("created");
+    launch(home, record, lock, Some(image), timeline, options, &signals, notice)
 }
 
 /// Starts an instance that does not run.
@@ -172,7 +175,7 @@ pub fn start(
         return join(home, &found.record, &options.attach, &signals, notice);
     }
     let lock = Lock::take(home, &found.record.id)?;
-    launch(home, found.record, lock, None, options, &signals, notice)
+    launch(home, found.record, lock, None, Timeline::default(), options, &signals, notice)
 }
 
 fn launch(
@@ -180,6 +183,7 @@ fn launch(
     record: Record,
     lock: Lock,
     image: Option<(Store, Image)>,
+    timeline: Timeline,
     options: &RunOptions,
     signals: &Signals,
     notice: &mut dyn FnMut(&str),
@@ -208,7 +212,7 @@ fn launch(
         record: record.clone(),
         lock,
         starter,
-        timeline: Timeline::default(),
+        timeline,
     })?;
     if options.detach {
         return until_started(home, ours, &record, notice);

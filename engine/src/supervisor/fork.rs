@@ -54,8 +54,9 @@ fn close_the_rest(launch: &Launch) -> Result<()> {
     Ok(())
 }
 
-fn be_supervisor(launch: Launch) -> ! {
+fn be_supervisor(mut launch: Launch) -> ! {
     let _guard = NoReturn;
+    launch.timeline.mark("supervisor");
     if let Ok(signals) = close_the_rest(&launch).and_then(|()| isolate()) {
         let (supervisor, lock) = Supervisor::new(launch, signals);
         supervisor.run(lock);

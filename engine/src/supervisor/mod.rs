@@ -196,8 +196,10 @@ impl Supervisor {
             Err(error) => return Outcome::Failed(error),
         }
         let passing = self.record.spec.auto_remove;
+        self.timeline.mark("ended");
         match running.finish(passing) {
             Ok(exit) => {
+                self.timeline.mark("released");
                 self.timeline.set_peak_memory(exit.peak_memory);
                 Outcome::Ended(exit)
             }
@@ -206,9 +208,6 @@ impl Supervisor {
     }
 
     fn start(&mut self) -> Result<Box<dyn Running>> {
-        if self.listener.is_none() {
-            self.listener = Some(settle::listen(&self.home, &self.record.id)?);
-        }
         let (store, image) = match self.image.take() {
             Some(known) => known,
             None => {
@@ -247,6 +246,11 @@ impl Supervisor {
             },
         };
         let running = backend::of(self.record.spec.backend).start(&job, &mut context)?;
+        if self.listener.is_none() {
+            // Only now: while the command's own process starts on another processor. Nobody connects before the state says that
+            // it runs.
+            self.listener = Some(settle::listen(&self.home, &self.record.id)?);
+        }
         self.state.pid = running.pid();
         self.state.pid_started = process_started(running.pid()).unwrap_or(0);
         self.state.accelerator = running.accelerator();

@@ -205,6 +205,7 @@ impl Supervisor {
                 client.tell(&Reply::Notice(error.to_string()));
             }
         }
+        self.timeline.mark("settled");
         if let Err(error) = self.timeline.write() {
             for client in &self.clients {
                 client.tell(&Reply::Notice(error.to_string()));

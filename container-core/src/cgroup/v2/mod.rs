@@ -16,7 +16,8 @@ use oci_spec::runtime::LinuxResources;
 
 use super::directory::Directory;
 use super::hierarchy::{Controller, Hierarchies, Mode};
-use super::{Error, Result, needed};
+use super::needs::needed;
+use super::{Error, Result};
 use crate::sys::Errno;
 
 const CONTROLLERS: &str = "cgroup.controllers";
