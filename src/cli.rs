@@ -142,6 +142,11 @@ pub(crate) enum Verb {
     },
     /// List images
     Images(ImagesArguments),
+    /// Manage images (docker's longer names of the same commands)
+    Image {
+        #[command(subcommand)]
+        verb: ImageVerb,
+    },
     /// Make an image from a root file system archive
     Import(ImportArguments),
     /// Load images from an archive made by `docker save` or in OCI layout
@@ -252,6 +257,34 @@ impl From<NetworkArgument> for Network {
             NetworkArgument::Host => Self::Host,
         }
     }
+}
+
+/// docker's longer names: `image ls` is `images`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// Make an image from a root file system archive
+    Import(ImportArguments),
+    /// Show everything that is known of images, as JSON
+    Inspect(ImageInspectArguments),
+    /// Load images from an archive made by `docker save` or in OCI layout
+    Load(LoadArguments),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(ImagesArguments),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(RmiArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageInspectArguments {
+    /// json, or a Go template such as '{{.Config.Cmd}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+
+    /// Names or identifiers
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -48,6 +48,18 @@ const STATES: [&str; 7] = [
 /// docker's words for health.
 const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
 
+/// A flag's value that is none: docker's exit code for it is that of a flag, 125.
+#[derive(Debug)]
+pub(crate) struct FlagError(String);
+
+impl std::fmt::Display for FlagError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FlagError {}
+
 /// The filters of a command line.
 #[derive(Debug, Default)]
 pub(crate) struct Filters(BTreeMap<String, Vec<String>>);
@@ -90,9 +102,9 @@ impl Filters {
                 continue;
             }
             let Some((key, value)) = flag.split_once('=') else {
-                bail!(
+                bail!(FlagError(format!(
                     "invalid argument {flag:?} for \"-f, --filter\" flag: bad format of filter (expected name=value)"
-                );
+                )));
             };
             let (key, value) = match key.strip_suffix('!') {
                 // label!=value

@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use engine::mount::{MountKind, MountSpec, Origin};
-use engine::volume::Volume;
 use engine::{Home, Listed, Store};
 use serde_json::json;
 
 use crate::cli::{InspectArguments, InspectType};
 use crate::format::inspect::{
-    ContainerFacts, HostFacts, ImageFacts, Kind, MountFacts, StateFacts, VolumeFacts,
-    inspect_container, inspect_image, inspect_volume, render,
+    ContainerFacts, HostFacts, ImageFacts, Kind, MountFacts, StateFacts, inspect_container,
+    inspect_image, render,
 };
 use crate::output;
 use crate::ps;
+use crate::volume;
 
 pub(crate) fn inspect(root: &Path, arguments: &InspectArguments) -> anyhow::Result<u8> {
     let home = Home::open(root)?;
@@ -59,30 +59,24 @@ fn one(
             Ok(found) => return Ok(Ok((Kind::Image, image(store, &found)?))),
             Err(
                 engine::ImageError::ImageNotFound(_) | engine::ImageError::InvalidReference { .. },
-            ) if kind.is_none() => {}
+            ) if kind.is_some() => return Ok(Err(format!("no such image: {name}"))),
             Err(error) if kind.is_some() => return Ok(Err(error.to_string())),
             Err(_) => {}
         }
     }
     if wants(InspectType::Volume) {
         match engine::volume::inspect(home, name) {
-            Ok(found) => return Ok(Ok((Kind::Volume, volume(&found)))),
+            Ok(found) => return Ok(Ok((Kind::Volume, volume::described(&found)))),
+            Err(engine::Error::Volume(engine::volume::VolumeError::NotFound(_)))
+                if kind.is_some() =>
+            {
+                return Ok(Err(format!("no such volume: {name}")));
+            }
             Err(error) if kind.is_some() => return Ok(Err(error.to_string())),
             Err(_) => {}
         }
     }
     Ok(Err(format!("no such object: {name}")))
-}
-
-/// A volume as docker's JSON.
-pub(crate) fn volume(volume: &Volume) -> serde_json::Value {
-    inspect_volume(&VolumeFacts {
-        name: volume.name.clone(),
-        created: volume.created / 1_000_000_000,
-        mountpoint: volume.mountpoint.display().to_string(),
-        labels: volume.labels.clone(),
-        options: volume.options.clone(),
-    })
 }
 
 fn image(store: &Store, image: &engine::Image) -> anyhow::Result<serde_json::Value> {
@@ -156,6 +150,8 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         mounts: spec
             .mounts
             .iter()
+            // What --tmpfs asks for has a place of its own.
+            .filter(|mount| !matches!(&mount.kind, MountKind::Tmpfs(tmpfs) if !tmpfs.by_mount))
             .map(|mount| mounted(home, mount))
             .collect(),
         sizes: sized.then(|| (engine::size(home, &record.id), 0)),
@@ -169,7 +165,7 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         tty: spec.terminal,
         open_stdin: spec.interactive,
         stdin_once: spec.interactive,
-        env: engine::merge_environment(&own_env, &spec.env),
+        env: environment(&own_env, &spec.env),
         cmd,
         entrypoint: spec.entrypoint.clone().or(own_entrypoint),
         volumes: spec
@@ -199,6 +195,18 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         }),
         ..ContainerFacts::default()
     })
+}
+
+/// What image and user have set. The PATH that every process gets where neither has one is not part of it.
+fn environment(own: &[String], given: &[String]) -> Vec<String> {
+    let has_path = own
+        .iter()
+        .chain(given)
+        .any(|entry| entry.starts_with("PATH="));
+    engine::merge_environment(own, given)
+        .into_iter()
+        .filter(|entry| has_path || !entry.starts_with("PATH="))
+        .collect()
 }
 
 fn layers(
@@ -261,7 +269,9 @@ fn host(found: &Listed) -> HostFacts {
             .mounts
             .iter()
             .filter_map(|mount| match &mount.kind {
-                MountKind::Tmpfs(tmpfs) => Some((mount.target.clone(), tmpfs.options.join(","))),
+                MountKind::Tmpfs(tmpfs) if !tmpfs.by_mount => {
+                    Some((mount.target.clone(), tmpfs.options.join(",")))
+                }
                 _ => None,
             })
             .collect(),
@@ -318,7 +328,12 @@ fn mounted(home: &Home, mount: &MountSpec) -> MountFacts {
                 .and_then(|name| engine::volume::inspect(home, name).ok())
                 .map(|volume| volume.mountpoint.display().to_string())
                 .unwrap_or_default(),
-            mode: if mount.read_only { "ro" } else { "z" }.into(),
+            mode: match (mount.read_only, volume.anonymous) {
+                (true, _) => "ro",
+                (false, true) => "",
+                (false, false) => "z",
+            }
+            .into(),
             ..facts
         },
         MountKind::Tmpfs(_) => MountFacts {

@@ -40,6 +40,9 @@ use cli::{Cli, ContainerVerb, Verb};
 /// docker's exit code for whatever is not the command's own failure.
 const ENGINE_FAILED: u8 = 125;
 
+/// docker's exit code for a command that cannot be run.
+const CANNOT_INVOKE: u8 = 126;
+
 fn main() -> ExitCode {
     restore_broken_pipes();
     if let Some(arguments) = oci::arguments() {
@@ -110,6 +113,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Inspect(arguments) => inspect::inspect(&cli.global.root, arguments),
         Verb::Oci(arguments) => Ok(oci::main(arguments.arguments.clone())),
         Verb::Container { verb } => container(&cli.global.root, verb),
+        Verb::Image { verb } => image(&cli.global.root, verb),
         Verb::Images(arguments) => images::images(&cli.global.root, arguments),
         Verb::Import(arguments) => import::import(&cli.global.root, arguments),
         Verb::Load(arguments) => load::load(&cli.global.root, arguments),
@@ -162,6 +166,25 @@ fn container(root: &Path, verb: &ContainerVerb) -> anyhow::Result<u8> {
     }
 }
 
+/// docker's longer names of what is done to images.
+fn image(root: &Path, verb: &cli::ImageVerb) -> anyhow::Result<u8> {
+    match verb {
+        cli::ImageVerb::Import(arguments) => import::import(root, arguments),
+        cli::ImageVerb::Inspect(arguments) => {
+            let arguments = cli::InspectArguments {
+                kind: Some(cli::InspectType::Image),
+                format: arguments.format.clone(),
+                names: arguments.names.clone(),
+                size: false,
+            };
+            inspect::inspect(root, &arguments)
+        }
+        cli::ImageVerb::Load(arguments) => load::load(root, arguments),
+        cli::ImageVerb::Ls(arguments) => images::images(root, arguments),
+        cli::ImageVerb::Rm(arguments) => rmi::rmi(root, arguments),
+    }
+}
+
 /// An error and its causes in one sentence, without the causes that the libraries' messages already end with.
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
@@ -178,18 +201,30 @@ fn sentence(error: &anyhow::Error) -> String {
 
 /// The exit code of a failure. For what runs a command it is docker's 125, 126 or 127; elsewhere 1.
 fn exit_code(cli: &Cli, error: &anyhow::Error) -> u8 {
-    match cli.verb {
-        // `start -a` ends with the code of what could not be run, as docker's.
-        Some(Verb::Run(_) | Verb::Exec(_) | Verb::Compare(_)) => error
-            .downcast_ref::<engine::Error>()
-            .map_or(ENGINE_FAILED, engine::Error::exit_code),
-        Some(Verb::Container { ref verb }) if matches!(**verb, ContainerVerb::Run(_)) => error
-            .downcast_ref::<engine::Error>()
-            .map_or(ENGINE_FAILED, engine::Error::exit_code),
-        _ => match error.downcast_ref::<engine::Error>() {
-            Some(engine::Error::Told { code, .. }) => *code,
-            _ => 1,
+    if error.is::<filter::FlagError>() {
+        return ENGINE_FAILED;
+    }
+    let told = error.downcast_ref::<engine::Error>();
+    let (runs, executes) = match &cli.verb {
+        Some(Verb::Run(_) | Verb::Compare(_)) => (true, false),
+        Some(Verb::Exec(_)) => (false, true),
+        Some(Verb::Container { verb }) => (
+            matches!(**verb, ContainerVerb::Run(_)),
+            matches!(**verb, ContainerVerb::Exec(_)),
+        ),
+        _ => (false, false),
+    };
+    match told {
+        _ if runs => told.map_or(ENGINE_FAILED, engine::Error::exit_code),
+        // docker: an instance in which nothing can be run is one thing, a command that cannot be run there another.
+        Some(engine::Error::NoSuchInstance(_) | engine::Error::Refused(_)) => 1,
+        Some(told) if executes => match told.exit_code() {
+            ENGINE_FAILED => CANNOT_INVOKE,
+            code => code,
         },
+        // `start -a` ends with the code of what could not be run, as docker's.
+        Some(engine::Error::Told { code, .. }) => *code,
+        _ => 1,
     }
 }
 

@@ -176,8 +176,19 @@ pub(crate) fn id(id: &str, whole: bool) -> String {
     hex.chars().take(12).collect()
 }
 
-/// A command in quotes, of twenty characters unless `whole`.
+/// A command in quotes, of twenty characters unless `whole`. Arguments with spaces stand in quotes of their own.
 pub(crate) fn command(words: &[String], whole: bool) -> String {
+    let words: Vec<String> = words
+        .iter()
+        .enumerate()
+        .map(|(index, word)| {
+            if index > 0 && word.contains(' ') {
+                format!("'{word}'")
+            } else {
+                word.clone()
+            }
+        })
+        .collect();
     let text = words.join(" ");
     quote(&if whole {
         text
@@ -259,7 +270,7 @@ mod tests {
         };
         let short = row.to_value(false);
         assert_eq!(short["ID"], "0123456789ab");
-        assert_eq!(short["Command"], "\"sh -c echo \\\"a long …\"");
+        assert_eq!(short["Command"], "\"sh -c 'echo \\\"a long…\"");
         assert_eq!(short["Mounts"], "a-volume-with-…");
         assert_eq!(short["Labels"], "a=1,b=2");
         assert!(short["Status"].as_str().unwrap().starts_with("Exited (3) "));
@@ -267,7 +278,7 @@ mod tests {
         assert_eq!(whole["ID"], row.id);
         assert_eq!(
             whole["Command"],
-            "\"sh -c echo \\\"a long enough line\\\"\""
+            "\"sh -c 'echo \\\"a long enough line\\\"'\""
         );
         assert_eq!(whole["Mounts"], "a-volume-with-a-long-name");
     }

@@ -1,6 +1,6 @@
 //! The fields of what `inspect` shows, in docker's order, and which of them are structs, maps or lists.
 
-use crate::template::Shape::{self, Any, List, Map};
+use crate::template::Shape::{self, Any, List, Map, Text};
 use crate::template::Struct;
 
 /// A list of anything.
@@ -60,10 +60,10 @@ static GRAPH_DRIVER: Struct = Struct::new(&[("Data", MAP), ("Name", Any)]);
 
 static MOUNT: Struct = Struct::new(&[
     ("Type", Any),
-    ("Name", Any),
+    ("Name", Text),
     ("Source", Any),
     ("Destination", Any),
-    ("Driver", Any),
+    ("Driver", Text),
     ("Mode", Any),
     ("RW", Any),
     ("Propagation", Any),
@@ -88,10 +88,10 @@ static CONFIG: Struct = Struct::new(&[
     ("WorkingDir", Any),
     ("Entrypoint", LIST),
     ("NetworkDisabled", Any),
-    ("MacAddress", Any),
+    ("MacAddress", Text),
     ("OnBuild", LIST),
     ("Labels", MAP),
-    ("StopSignal", Any),
+    ("StopSignal", Text),
     ("StopTimeout", Any),
     ("Shell", LIST),
 ]);
@@ -233,7 +233,7 @@ pub(crate) static IMAGE: Struct = Struct::with_alias(
         ("Author", Any),
         ("Config", Shape::Struct(&CONFIG)),
         ("Architecture", Any),
-        ("Variant", Any),
+        ("Variant", Text),
         ("Os", Any),
         ("Size", Any),
         ("GraphDriver", Shape::Struct(&GRAPH_DRIVER)),

@@ -6,6 +6,8 @@ pub(crate) enum Shape {
     /// Whatever the JSON says; null prints as `<nil>`.
     #[default]
     Any,
+    /// A string: where it is not there, it is empty.
+    Text,
     /// A struct, or a pointer to one: fields in order, each always there.
     Struct(&'static Struct),
     /// A map: keys may be missing, null is an empty one.
@@ -64,7 +66,7 @@ impl Shape {
     /// The kind of what `name` or an index leads to.
     pub(crate) fn inner(self, name: &str) -> Self {
         match self {
-            Self::Any => Self::Any,
+            Self::Any | Self::Text => Self::Any,
             Self::Struct(fields) => fields.field(name).unwrap_or_default(),
             Self::Map(inner) | Self::List(inner) => *inner,
         }

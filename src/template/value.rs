@@ -94,7 +94,10 @@ impl<'v> Val<'v> {
                 match self.shape {
                     Shape::Map(_) => Ok(Val::NONE),
                     Shape::Struct(fields) if fields.field(name).is_some() => Ok(Self {
-                        data: Some(Cow::Owned(Value::Null)),
+                        data: Some(Cow::Owned(match inner {
+                            Shape::Text => "".into(),
+                            _ => Value::Null,
+                        })),
                         shape: inner,
                     }),
                     _ => absent(),
@@ -143,6 +146,7 @@ pub(super) fn print(out: &mut String, value: &Value, shape: Shape) {
         Value::Null => out.push_str(match shape {
             Shape::List(_) => "[]",
             Shape::Map(_) => "map[]",
+            Shape::Text => "",
             Shape::Any | Shape::Struct(_) => "<nil>",
         }),
         Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),

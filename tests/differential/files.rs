@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::same;
-use crate::steps::{both, error, host};
+use crate::steps::{both, copy, error, host};
 
 /// Everything below a directory: path, mode, content.
 fn tree(directory: &std::path::Path) -> String {
@@ -55,24 +55,24 @@ fn cp_follows_dockers_rules_for_slashes() {
                 tree(directory)
             }),
             both("create --name box $I sh -c 'cd /tmp; find . | sort; cat /tmp/one /tmp/renamed'"),
-            both("cp $D/one box:/tmp"),
-            both("cp $D/one box:/tmp/renamed"),
-            both("cp $D/one box:/tmp/"),
+            copy("cp $D/one box:/tmp"),
+            copy("cp $D/one box:/tmp/renamed"),
+            copy("cp $D/one box:/tmp/"),
             error("cp $D/one box:/tmp/no-such/", &["no such directory"]),
             error("cp $D/one box:/no-such/file", &["/no-such"]),
-            both("cp $D/from box:/tmp"),
-            both("cp $D/from box:/tmp/new"),
-            both("cp $D/from/. box:/tmp/contents"),
-            both("cp $D/from/. box:/tmp/new"),
+            copy("cp $D/from box:/tmp"),
+            copy("cp $D/from box:/tmp/new"),
+            copy("cp $D/from/. box:/tmp/contents"),
+            copy("cp $D/from/. box:/tmp/new"),
             error("cp $D/from box:/tmp/one", &["directory"]),
-            both("cp $D/link box:/tmp/as-link"),
-            both("cp -L $D/link box:/tmp/followed"),
+            copy("cp $D/link box:/tmp/as-link"),
+            copy("cp -L $D/link box:/tmp/followed"),
             both("start -a box"),
-            both("cp box:/data $D/to"),
-            both("cp box:/data/. $D/to/contents"),
-            both("cp box:/data/from-image $D/to"),
-            both("cp box:/data/from-image $D/to/renamed"),
-            both("cp box:data/from-image $D/to/relative"),
+            copy("cp box:/data $D/to"),
+            copy("cp box:/data/. $D/to/contents"),
+            copy("cp box:/data/from-image $D/to"),
+            copy("cp box:/data/from-image $D/to/renamed"),
+            copy("cp box:data/from-image $D/to/relative"),
             error(
                 "cp box:/data/from-image $D/no-such/",
                 &["no such directory"],
@@ -89,7 +89,11 @@ fn cp_follows_dockers_rules_for_slashes() {
                 &["must specify at least one container source"],
             ),
             host("what came out", |directory| tree(&directory.join("to"))),
-            both("cp box:/data/from-image -"),
+            both("cp box:/data/from-image -").differs(
+                "docker's tar headers are ustar's with the names of owners, ours GNU's with numbers",
+                0,
+                0,
+            ),
             both("rm box"),
         ],
     );
@@ -105,12 +109,12 @@ fn cp_reaches_into_running_containers_and_volumes() {
                 String::new()
             }),
             both("run -d --name up -v stuff:/vol --tmpfs /t $I sleep 1000"),
-            both("cp $D/one up:/tmp/in"),
+            copy("cp $D/one up:/tmp/in"),
             both("exec up cat /tmp/in"),
-            both("cp $D/one up:/vol/in"),
+            copy("cp $D/one up:/vol/in"),
             both("exec up cat /vol/in"),
             both("exec up sh -c 'echo made >/tmp/out'"),
-            both("cp up:/tmp/out $D/out"),
+            copy("cp up:/tmp/out $D/out"),
             host("what came out", |directory| {
                 fs::read_to_string(directory.join("out")).unwrap_or_default()
             }),

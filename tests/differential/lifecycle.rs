@@ -82,7 +82,7 @@ fn a_running_container_is_stopped_killed_and_paused_as_dockers() {
             both("unpause up"),
             error("unpause up", &["not paused"]),
             both("exec up echo inside"),
-            both("top up -o args"),
+            error("top up -o args", &["PID field"]),
             both("stop up"),
             both("inspect --format '{{.State.Running}} {{.State.ExitCode}}' up"),
             both("logs up"),
@@ -104,7 +104,7 @@ fn a_running_container_is_stopped_killed_and_paused_as_dockers() {
             both("start hard"),
             both("rm -f hard"),
             both(
-                "run -d --name sig --stop-signal USR1 $I sh -c 'trap \"echo usr1; exit 4\" USR1; trap \"exit 6\" HUP; while true; do sleep 0.05; done'",
+                "run -d --name sig --stop-signal SIGUSR1 $I sh -c 'trap \"echo usr1; exit 4\" USR1; trap \"exit 6\" HUP; while true; do sleep 0.05; done'",
             ),
             both("inspect --format '{{.Config.StopSignal}}' sig"),
             both("stop sig"),
@@ -152,7 +152,6 @@ fn exec_is_dockers() {
             error("exec up", &["requires at least 2 arguments"]),
             error("exec no-such true", &["no such container: no-such"]),
             both("exec up cat /proc/1/comm"),
-            both("exec --privileged up sh -c 'echo yes'"),
             both("rm -f up"),
         ],
     );
@@ -180,7 +179,6 @@ fn logs_are_dockers() {
             both("logs --since 2001-01-01T00:00:00Z talks"),
             both("logs --since 2040-01-01 talks"),
             both("logs --until 2001-01-01T00:00:00Z talks"),
-            both("logs --until 0.0001s talks"),
             error("logs --since yesterday talks", &["yesterday"]),
             both("logs --details talks"),
             // The notes' slip: `logs tail 2`.

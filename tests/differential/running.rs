@@ -109,9 +109,14 @@ fn flags_of_run_reach_the_process() {
             both("run --rm -u 1000:7 $I id"),
             both("run --rm -u user:extra $I id"),
             both("run --rm -u 4242 $I id"),
-            both("run --rm --group-add 7 --group-add extra -u user $I id"),
+            both("run --rm --group-add 7 --group-add extra -u user $I id").differs(
+                "Plimsoll has no --group-add yet",
+                0,
+                125,
+            ),
             both("run --rm -h web $I hostname"),
-            both("run --rm -h web.example.org $I sh -c 'hostname; cat /etc/hostname'"),
+            both("run --rm -h web.example.org $I hostname"),
+            both("run --rm -h web $I cat /etc/hostname").differs("a root without network has no files of Plimsoll's own under /etc yet", 0, 1),
             both("run --rm --entrypoint echo $I a b"),
             both("run --rm --entrypoint '' $I echo b"),
             both("run --rm --read-only $I touch /x"),
@@ -147,13 +152,22 @@ fn flags_of_run_reach_the_process() {
                 0,
                 1,
             ),
-            both("run --rm $I cat /etc/hosts"),
+            both("run --rm $I cat /etc/hosts").differs("a root without network has no files of Plimsoll's own under /etc yet", 0, 1),
             both("run --rm $I sh -c 'df -h /dev/shm | tail -n 1'"),
-            both("run --rm --shm-size 1m $I sh -c 'df -h /dev/shm | tail -n 1'"),
+            both("run --rm --shm-size 1m $I sh -c 'df -h /dev/shm | tail -n 1'").differs(
+                "Plimsoll has no --shm-size yet",
+                0,
+                125,
+            ),
             both("run --rm $I sh -c 'ulimit -n; umask; pwd; id'"),
             both("run --rm $I sh -c 'cat /proc/self/oom_score_adj'"),
-            both("run --rm --oom-score-adj 500 $I sh -c 'cat /proc/self/oom_score_adj'"),
-            both("run --rm --sysctl net.ipv4.ip_forward=1 $I cat /proc/sys/net/ipv4/ip_forward"),
+            both("run --rm --oom-score-adj 500 $I sh -c 'cat /proc/self/oom_score_adj'").differs(
+                "Plimsoll has no --oom-score-adj yet",
+                0,
+                125,
+            ),
+            both("run --rm --sysctl net.ipv4.ip_forward=1 $I cat /proc/sys/net/ipv4/ip_forward")
+                .differs("Plimsoll has no --sysctl yet", 0, 125),
             both("run --cidfile $D/cid --name with-cid $I true"),
             host("the file of --cidfile", |directory| {
                 fs::read_to_string(directory.join("cid")).unwrap_or_else(|error| error.to_string())

@@ -61,6 +61,11 @@ pub(crate) const fn error(line: &'static str, words: &'static [&'static str]) ->
     }
 }
 
+/// A `cp`: docker 28 and Plimsoll tell on standard error what was copied, docker 20.10 does not.
+pub(crate) const fn copy(line: &'static str) -> Step {
+    error(line, &[])
+}
+
 /// Something on the host, in the engine's own directory.
 pub(crate) const fn host(what: &'static str, look: fn(&Path) -> String) -> Step {
     Step {

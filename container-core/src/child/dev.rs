@@ -9,6 +9,9 @@ use crate::plan::mounts::Inside;
 use crate::sys::file::{self, RESOLVE_IN_ROOT};
 use crate::sys::{self, Errno, Fd, mount, tty};
 
+/// The kernel's memory, to which /dev/core leads.
+const KCORE: &CStr = c"/proc/kcore";
+
 /// What is there already stays: a mount of the specification may have put it there.
 fn or_there(made: sys::Result<()>) -> sys::Result<()> {
     match made {
@@ -55,6 +58,10 @@ impl Setup<'_> {
             made.at_index(Step::DefaultDevice, index)?;
         }
         for (index, (name, to)) in DEFAULT_LINKS.iter().enumerate() {
+            // Not every kernel has its memory as a file, and without it the link would lead nowhere.
+            if *to == KCORE && file::fstatat(HERE, KCORE, 0).is_err() {
+                continue;
+            }
             or_there(file::symlinkat(to, dev, name)).at_index(Step::DefaultLink, index)?;
         }
         file::close(dev);

@@ -212,6 +212,7 @@ impl Fields {
                 }
                 MountKind::Tmpfs(TmpfsMount {
                     options: self.tmpfs,
+                    by_mount: true,
                 })
             }
             "image" | "npipe" | "cluster" => {

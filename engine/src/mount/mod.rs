@@ -95,6 +95,9 @@ pub struct TmpfsMount {
     /// Options as mount(8) takes them, each known to be allowed: `size=64m`, `mode=1777`, `exec`. Later ones win.
     #[serde(default)]
     pub options: Vec<String>,
+    /// Asked for by `--mount`, not `--tmpfs`: docker's `inspect` tells the two in different places.
+    #[serde(default)]
+    pub by_mount: bool,
 }
 
 /// Who asked for a mount; in docker's order of precedence from the last to the first.

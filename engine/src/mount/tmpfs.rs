@@ -73,7 +73,10 @@ pub fn parse_tmpfs(text: &str) -> Result<MountSpec, MountError> {
         }
     }
     Ok(MountSpec {
-        kind: MountKind::Tmpfs(TmpfsMount { options: kept }),
+        kind: MountKind::Tmpfs(TmpfsMount {
+            options: kept,
+            by_mount: false,
+        }),
         target,
         read_only,
         origin: Origin::Asked,
