@@ -104,24 +104,6 @@ pub(crate) const VOLUMES: Kind = Kind {
     tries: false,
 };
 
-/// `network ls`.
-pub(crate) const NETWORKS: Kind = Kind {
-    titles: &[
-        ("CreatedAt", "CREATED AT"),
-        ("Driver", "DRIVER"),
-        ("ID", "NETWORK ID"),
-        ("IPv6", "IPV6"),
-        ("Internal", "INTERNAL"),
-        ("Labels", "LABELS"),
-        ("Name", "NAME"),
-        ("Scope", "SCOPE"),
-    ],
-    table: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
-    quiet: "ID",
-    go_type: "*network.networkContext",
-    tries: false,
-};
-
 /// `stats`.
 pub(crate) const STATS: Kind = Kind {
     titles: &[
@@ -138,22 +120,6 @@ pub(crate) const STATS: Kind = Kind {
     table: "{{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}",
     quiet: "ID",
     go_type: "*container.statsContext",
-    tries: false,
-};
-
-/// `history`.
-pub(crate) const HISTORY: Kind = Kind {
-    titles: &[
-        ("Comment", "COMMENT"),
-        ("CreatedAt", "CREATED AT"),
-        ("CreatedBy", "CREATED BY"),
-        ("CreatedSince", "CREATED"),
-        ("ID", "IMAGE"),
-        ("Size", "SIZE"),
-    ],
-    table: "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
-    quiet: "ID",
-    go_type: "*formatter.historyContext",
     tries: false,
 };
 

@@ -76,10 +76,6 @@ pub(crate) enum State<'a> {
         /// When it ended.
         at: u64,
     },
-    /// Is being removed.
-    Removing,
-    /// Could not be removed, or is damaged.
-    Dead,
 }
 
 impl State<'_> {
@@ -91,8 +87,6 @@ impl State<'_> {
             Self::Paused { .. } => "paused",
             Self::Restarting { .. } => "restarting",
             Self::Exited { .. } => "exited",
-            Self::Removing => "removing",
-            Self::Dead => "dead",
         }
     }
 
@@ -116,8 +110,6 @@ impl State<'_> {
             Self::Paused { since } => format!("Up {} (Paused)", up(since)),
             Self::Restarting { code, at } => format!("Restarting ({code}) {}", output::ago(at)),
             Self::Exited { code, at } => format!("Exited ({code}) {}", output::ago(at)),
-            Self::Removing => "Removal In Progress".into(),
-            Self::Dead => "Dead".into(),
         }
     }
 }

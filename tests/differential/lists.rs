@@ -135,7 +135,9 @@ fn inspect_has_dockers_members() {
             ),
             both("inspect -f '{{.Mounts}} {{json .Mounts}} {{len .Mounts}}' full"),
             both("create --name mounted --mount type=tmpfs,target=/m $I true"),
-            both("inspect -f '{{range .Mounts}}{{.Type}} {{.Name}}|{{.Source}}|{{.Destination}} {{.RW}}{{end}} {{.HostConfig.Tmpfs}}' mounted"),
+            both(
+                "inspect -f '{{range .Mounts}}{{.Type}} {{.Name}}|{{.Source}}|{{.Destination}} {{.RW}}{{end}} {{.HostConfig.Tmpfs}}' mounted",
+            ),
             both("rm mounted"),
             both(
                 "inspect -f '{{range $n, $e := .NetworkSettings.Networks}}{{$n}}{{end}} {{.NetworkSettings.IPAddress}}|{{.NetworkSettings.Ports}}' full",
@@ -195,8 +197,11 @@ fn inspect_has_dockers_members() {
             both("inspect -f '{{.Name}}' plain full"),
             both("rm full plain"),
             both("create --name short --stop-signal USR1 $I true"),
-            both("inspect -f '{{.Config.StopSignal}}' short")
-                .differs("docker keeps the word that was given, Plimsoll the signal", 0, 0),
+            both("inspect -f '{{.Config.StopSignal}}' short").differs(
+                "docker keeps the word that was given, Plimsoll the signal",
+                0,
+                0,
+            ),
             both("rm short"),
         ],
     );

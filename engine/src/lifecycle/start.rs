@@ -148,7 +148,16 @@ pub fn run(
         return Err(error);
     }
     timeline.mark("created");
-    launch(home, record, lock, Some(image), timeline, options, &signals, notice)
+    launch(
+        home,
+        record,
+        lock,
+        Some(image),
+        timeline,
+        options,
+        &signals,
+        notice,
+    )
 }
 
 /// Starts an instance that does not run.
@@ -175,7 +184,16 @@ pub fn start(
         return join(home, &found.record, &options.attach, &signals, notice);
     }
     let lock = Lock::take(home, &found.record.id)?;
-    launch(home, found.record, lock, None, Timeline::default(), options, &signals, notice)
+    launch(
+        home,
+        found.record,
+        lock,
+        None,
+        Timeline::default(),
+        options,
+        &signals,
+        notice,
+    )
 }
 
 fn launch(

@@ -23,8 +23,6 @@ pub(crate) enum Kind {
     Image,
     /// A volume.
     Volume,
-    /// Something whose fields are not known here: maps and lists.
-    Other,
 }
 
 impl Kind {
@@ -33,7 +31,6 @@ impl Kind {
             Self::Container => Shape::Struct(&schema::CONTAINER),
             Self::Image => Shape::Struct(&schema::IMAGE),
             Self::Volume => Shape::Struct(&schema::VOLUME),
-            Self::Other => Shape::Any,
         }
     }
 }

@@ -59,7 +59,10 @@ fn the_templates_that_users_know_work() {
             "67108864 [NET_ADMIN] []",
         ),
         ("{{.HostConfig.RestartPolicy.Name}}", "no"),
-        ("{{.Config.StopSignal}}|{{json .Config.StopSignal}}", "|\"\""),
+        (
+            "{{.Config.StopSignal}}|{{json .Config.StopSignal}}",
+            "|\"\"",
+        ),
         (
             "{{range .Mounts}}{{.Type}} {{.Name}} {{.Destination}}{{end}}",
             "volume data /data",
