@@ -75,3 +75,7 @@ install: build ## Install the command, its man pages and shell completions below
 .PHONY: clean
 clean: ## Remove what was built here (the guest kernel in /var/cache/plimsoll stays)
 	cargo clean
+
+.PHONY: soak
+soak: packages kernel ## Kill commands, supervisors, monitors and workloads at 400 random moments
+	PLIMSOLL_KILLS=400 cargo test --locked -p plimsoll --test crash -- --nocapture

@@ -1,86 +1,117 @@
-//! Killed at any moment, a command leaves nothing that the next one does not settle.
+//! Killed at any moment, a command or a supervisor leaves nothing that the next command does not settle.
 
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use common::{Host, cgroups_of, descendants, eventually, is_alive, mounts, ways};
 
+/// A foreground run whose first line of output has been seen, and the instance's identifier.
+fn up(host: &Host, way: &[&str], flags: &[&str]) -> (Child, String) {
+    let mut command = host.command();
+    command.args([&["run"], way, flags].concat()).args([
+        "plimsoll/base",
+        "sh",
+        "-c",
+        "echo up; sleep 1000",
+    ]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let line = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .next()
+        .unwrap()
+        .unwrap();
+    assert_eq!(line, "up", "{way:?}");
+    let id = host
+        .plimsoll(["ps", "-q", "-l", "--no-trunc"])
+        .ok()
+        .to_owned();
+    (child, id)
+}
+
 #[test]
-fn an_owner_killed_while_its_command_runs_takes_everything_along() {
+fn killing_the_command_that_started_it_harms_nothing() {
     let host = Host::new();
-    let before = mounts();
     for way in ways() {
-        let mut command = host.command();
-        command.args(
-            [
-                &["run", "--rm"],
-                way.as_slice(),
-                &["plimsoll/base", "sh", "-c", "echo up; sleep 1000"],
-            ]
-            .concat(),
-        );
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let line = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .next()
-            .unwrap()
-            .unwrap();
-        assert_eq!(line, "up", "{way:?}");
-        let id = host.plimsoll(["ps", "-q", "--no-trunc"]).ok().to_owned();
-        let started = descendants(child.id());
-        assert!(!started.is_empty(), "{way:?}");
-        let cgroups = cgroups_of(&id);
-        assert!(!cgroups.is_empty(), "{way:?}: {id} has no cgroup");
-        // The command of a container, the monitor of a VM: in every hierarchy, for what it uses is accounted there.
-        for cgroup in &cgroups {
-            let members = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap();
-            let ours = members.lines().filter_map(|pid| pid.parse().ok());
-            assert!(
-                ours.clone().any(|pid: u32| started.contains(&pid)),
-                "{way:?}: {} has {members:?}, not one of {started:?}",
-                cgroup.display()
-            );
-        }
+        let (mut child, id) = up(&host, &way, &["--rm", "--name", "alone"]);
         common::kill(child.id(), libc::SIGKILL);
         child.wait().unwrap();
-        eventually("what it started is gone", || {
-            !started.iter().any(|pid| is_alive(*pid))
-        });
-        // The next command settles the state and the cgroups.
-        assert_eq!(host.plimsoll(["ps", "-a", "-q"]).ok(), "", "{way:?}");
-        assert!(cgroups_of(&id).is_empty(), "{way:?}: {:?}", cgroups_of(&id));
-        assert!(
-            host.leftovers().is_empty(),
-            "{way:?}: {:?}",
-            host.leftovers()
+        assert_eq!(host.inspect("alone", "{{.State.Status}}"), "running");
+        assert_eq!(
+            host.plimsoll(["exec", "alone", "echo", "here"]).ok(),
+            "here"
         );
-        assert_eq!(mounts(), before, "{way:?}");
+        assert_eq!(host.plimsoll(["logs", "alone"]).ok(), "up", "{way:?}");
+        host.plimsoll(["stop", "-t", "1", "alone"]).ok();
+        // It was to be removed at its end, whoever sees to that.
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+        assert!(cgroups_of(&id).is_empty());
     }
 }
 
 #[test]
-fn a_kept_instance_whose_owner_was_killed_is_listed_as_ended() {
+fn a_killed_supervisor_takes_everything_along_and_is_reported() {
     let host = Host::new();
-    let mut command = host.command();
-    let mut child = command
-        .args(["run", "--name", "lost", "plimsoll/base", "sleep", "1000"])
-        .spawn()
-        .unwrap();
-    eventually("it runs", || !host.plimsoll(["ps", "-q"]).ok().is_empty());
-    common::kill(child.id(), libc::SIGKILL);
-    child.wait().unwrap();
-    let listed = host.plimsoll(["ps", "-a", "--format", "json"]);
-    let line: serde_json::Value = serde_json::from_str(listed.ok()).unwrap();
-    assert_eq!(
-        (&line["State"], &line["ExitCode"]),
-        (&"exited".into(), &137.into()),
-        "{line}"
-    );
-    host.plimsoll(["rm", "lost"]).ok();
-    assert!(host.leftovers().is_empty());
+    let before = mounts();
+    for way in ways() {
+        for keep in [false, true] {
+            let flags: &[&str] = if keep { &["--name", "lost"] } else { &["--rm"] };
+            let (mut child, id) = up(&host, &way, flags);
+            let supervisor = host.process(&id, "supervisor");
+            let pid = host.process(&id, "pid");
+            let mut started = descendants(supervisor);
+            assert!(started.contains(&pid), "{way:?}: {started:?}");
+            started.push(supervisor);
+            assert!(!cgroups_of(&id).is_empty(), "{way:?}: {id} has no cgroup");
+            common::kill(supervisor, libc::SIGKILL);
+            // Whoever is attached is told, with the exit code of what was killed.
+            assert_eq!(child.wait().unwrap().code(), Some(137), "{way:?}");
+            eventually("what it started is gone", || {
+                !started.iter().any(|pid| is_alive(*pid))
+            });
+            if keep {
+                assert_eq!(
+                    host.inspect("lost", "{{.State.Status}} {{.State.ExitCode}}"),
+                    "exited 137"
+                );
+                assert!(
+                    host.inspect("lost", "{{.State.Error}}")
+                        .contains("supervisor")
+                );
+                host.plimsoll(["rm", "lost"]).ok();
+            }
+            assert_eq!(host.plimsoll(["ps", "-aq"]).ok(), "", "{way:?}");
+            assert!(cgroups_of(&id).is_empty(), "{way:?}: {:?}", cgroups_of(&id));
+            assert!(
+                host.leftovers().is_empty(),
+                "{way:?}: {:?}",
+                host.leftovers()
+            );
+            assert_eq!(mounts(), before, "{way:?}");
+        }
+    }
+}
+
+#[test]
+fn a_killed_monitor_ends_its_vm_with_a_reason() {
+    let host = Host::new();
+    for way in ways() {
+        if !way.contains(&"vm") {
+            continue;
+        }
+        let (mut child, id) = up(&host, &way, &["--name", "cut"]);
+        common::kill(host.process(&id, "pid"), libc::SIGKILL);
+        assert_eq!(child.wait().unwrap().code(), Some(125), "{way:?}");
+        assert_eq!(host.inspect("cut", "{{.State.Status}}"), "exited");
+        assert!(
+            host.inspect("cut", "{{.State.Error}}").contains("killed"),
+            "{way:?}"
+        );
+        host.plimsoll(["rm", "cut"]).ok();
+        assert!(cgroups_of(&id).is_empty());
+    }
 }
 
 #[test]
@@ -96,13 +127,20 @@ fn a_run_killed_at_any_moment_of_its_start_leaves_nothing() {
             .spawn()
             .unwrap();
         std::thread::sleep(Duration::from_micros(250 * step));
-        let started = descendants(child.id());
         common::kill(child.id(), libc::SIGKILL);
         child.wait().unwrap();
-        eventually("what it started is gone", || {
-            !started.iter().any(|pid| is_alive(*pid))
+        // Its supervisor may just have been made, and goes on: then the instance runs, and can be ended.
+        eventually("it runs or is gone", || {
+            let listed = host.plimsoll(["ps", "-a", "--format", "{{.ID}} {{.State}}"]);
+            let rows: Vec<&str> = listed.ok().lines().collect();
+            rows.iter().all(|row| row.ends_with("running"))
         });
-        assert_eq!(host.plimsoll(["ps", "-a", "-q"]).ok(), "");
+        let ids = host.plimsoll(["ps", "-aq"]).ok().to_owned();
+        if !ids.is_empty() {
+            host.plimsoll([&["rm", "-f"][..], &ids.lines().collect::<Vec<_>>()].concat())
+                .ok();
+        }
+        assert_eq!(host.plimsoll(["ps", "-aq"]).ok(), "");
         assert!(
             host.leftovers().is_empty(),
             "after {} µs: {:?}",

@@ -314,7 +314,8 @@ fn a_running_instance_is_removed_only_by_force() {
         eventually("the instance is listed", || {
             host.plimsoll(["ps", "-q"]).ok().len() == 12
         });
-        host.plimsoll(["rm", "busy"]).fails(1, &["busy", "running"]);
+        host.plimsoll(["rm", "busy"])
+            .fails(1, &["running", "force remove"]);
         assert_eq!(host.plimsoll(["rm", "-f", "busy"]).ok(), "busy");
         child.wait().unwrap();
         assert!(
@@ -456,7 +457,7 @@ fn the_stages_of_a_start_are_told_in_their_order() {
         }
         assert_eq!(
             (names.first(), names.last()),
-            (Some(&"image"), Some(&"exec")),
+            (Some(&"command"), Some(&"settled")),
             "{way:?}: {names:?}"
         );
     }

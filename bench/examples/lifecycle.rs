@@ -205,7 +205,10 @@ fn at_once(bench: &Bench) -> Outcome<()> {
         }
         rates.push(begun.elapsed() / AT_ONCE as u32);
     }
-    println!("{AT_ONCE} at once                  {:8.0} a second", 1e3 / median(rates));
+    println!(
+        "{AT_ONCE} at once                  {:8.0} a second",
+        1e3 / median(rates)
+    );
     Ok(())
 }
 
@@ -241,7 +244,10 @@ fn output(bench: &Bench) -> Outcome<()> {
     }
     let seconds = median(times) / 1e3;
     let mebibytes = ((LINES * LINE) >> 20) as f64;
-    println!("output, log and reader      {:8.0} MiB/s", mebibytes / seconds);
+    println!(
+        "output, log and reader      {:8.0} MiB/s",
+        mebibytes / seconds
+    );
     fs::remove_dir_all(&folder)?;
     Ok(())
 }
@@ -273,6 +279,9 @@ fn listing(bench: &Bench) -> Outcome<()> {
         bench.timed(&["create", "plimsoll/base", "true"])?;
     }
     let samples: Outcome<Vec<_>> = (0..20).map(|_| bench.timed(&["ps", "-a"])).collect();
-    println!("ps -a of {LISTED}               {:8.2} ms", median(samples?));
+    println!(
+        "ps -a of {LISTED}               {:8.2} ms",
+        median(samples?)
+    );
     Ok(())
 }

@@ -175,6 +175,40 @@ impl Host {
     }
 }
 
+impl Host {
+    /// A member of an instance's state.json.
+    pub fn state(&self, id: &str, member: &str) -> serde_json::Value {
+        let path = self.root().join("instances").join(id).join("state.json");
+        let text = fs::read(&path).unwrap_or_default();
+        let state: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        state[member].clone()
+    }
+
+    /// A process ID in an instance's state.json: `pid` or `supervisor`.
+    #[track_caller]
+    pub fn process(&self, id: &str, member: &str) -> u32 {
+        let number = self.state(id, member).as_u64().unwrap_or_default();
+        assert!(number > 1, "{id} has no {member}");
+        number as u32
+    }
+
+    /// Starts an instance in the background; its identifier.
+    #[track_caller]
+    pub fn detached(&self, way: &[&str], flags: &[&str], command: &[&str]) -> String {
+        let arguments = [&["run", "-d"], way, flags, &["plimsoll/base"], command].concat();
+        let said = self.plimsoll(&arguments);
+        said.ok().to_owned()
+    }
+
+    /// One field of an instance, as a template of `inspect` gives it.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, template: &str) -> String {
+        self.plimsoll(["inspect", "--format", template, name])
+            .ok()
+            .to_owned()
+    }
+}
+
 /// Instances outlive the commands that started them, and a test that fails leaves its own behind.
 impl Drop for Host {
     fn drop(&mut self) {

@@ -148,16 +148,13 @@ pub fn run(
         return Err(error);
     }
     timeline.mark("created");
-    launch(
-        home,
+    let ready = Ready {
         record,
         lock,
-        Some(image),
+        image: Some(image),
         timeline,
-        options,
-        &signals,
-        notice,
-    )
+    };
+    launch(home, ready, options, &signals, notice)
 }
 
 /// Starts an instance that does not run.
@@ -184,28 +181,36 @@ pub fn start(
         return join(home, &found.record, &options.attach, &signals, notice);
     }
     let lock = Lock::take(home, &found.record.id)?;
-    launch(
-        home,
-        found.record,
+    let ready = Ready {
+        record: found.record,
         lock,
-        None,
-        Timeline::default(),
-        options,
-        &signals,
-        notice,
-    )
+        image: None,
+        timeline: Timeline::default(),
+    };
+    launch(home, ready, options, &signals, notice)
 }
 
-fn launch(
-    home: &Home,
+/// An instance that this process holds, to be started.
+struct Ready {
     record: Record,
     lock: Lock,
     image: Option<(Store, Image)>,
     timeline: Timeline,
+}
+
+fn launch(
+    home: &Home,
+    ready: Ready,
     options: &RunOptions,
     signals: &Signals,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
+    let Ready {
+        record,
+        lock,
+        image,
+        timeline,
+    } = ready;
     let (ours, theirs) = Link::pair()?;
     let attach = if options.detach {
         Attach::default()
