@@ -30,7 +30,7 @@ pub(crate) use record::{read_state, short, write_state};
 pub(crate) use remove::remove_all;
 pub use remove::{remove, rename};
 pub use sweep::repair;
-pub(crate) use sweep::{settle, sweep};
+pub(crate) use sweep::{settle, sweep, sweep_some};
 
 /// The lock of an instance that this process makes, starts, runs or removes.
 #[derive(Debug)]

@@ -12,20 +12,49 @@ use crate::home::Home;
 /// What a workload ends with when its owner is killed: the kernel kills it with SIGKILL.
 const KILLED: i32 = 137;
 
+/// How many instances a start looks at in passing.
+const IN_PASSING: usize = 4;
+
+/// Settles a few instances, taken at random, whose owner died without doing so: what a start does for the others while its own
+/// command runs. Looking at all would make starts dearer the more run.
+///
+/// # Errors
+/// As for [`sweep`].
+pub(crate) fn sweep_some(home: &Home) -> Result<()> {
+    let ids = active(home)?;
+    let Some(last) = ids.len().checked_sub(1) else {
+        return Ok(());
+    };
+    if last < IN_PASSING {
+        return ids.iter().try_for_each(|id| settle(home, id).map(drop));
+    }
+    let numbers: [u8; 2 * IN_PASSING] = crate::names::random_bytes()?;
+    for pair in numbers.chunks_exact(2) {
+        let number = usize::from(pair[0]) << 8 | usize::from(pair[1]);
+        if let Some(id) = ids.get(number % ids.len()) {
+            settle(home, id)?;
+        }
+    }
+    Ok(())
+}
+
+fn active(home: &Home) -> Result<Vec<String>> {
+    let folder = home.active();
+    let entries = fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect())
+}
+
 /// Settles every instance whose owner died without doing so, and finishes removals that were cut off.
 ///
 /// # Errors
 /// [`Error::Io`] where the state directory cannot be read or written.
 pub(crate) fn sweep(home: &Home) -> Result<usize> {
     let mut settled = 0;
-    let folder = home.active();
-    for entry in fs::read_dir(&folder)
-        .map_err(|e| Error::io("read", &folder, e))?
-        .flatten()
-    {
-        if let Ok(id) = entry.file_name().into_string()
-            && settle(home, &id)?
-        {
+    for id in active(home)? {
+        if settle(home, &id)? {
             settled += 1;
         }
     }

@@ -6,7 +6,7 @@ use crate::base;
 use crate::client::{self, Attach, Conversation, Parting};
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::instance::{self, Lock, Record, Status, sweep};
+use crate::instance::{self, Lock, Record, Status, sweep_some};
 use crate::mount::{self, Inherited};
 use crate::process;
 use crate::signals::Signals;
@@ -245,7 +245,7 @@ fn launch(
         started: &mut || {
             // While the command runs there is time to settle what killed processes left. Whatever goes wrong with others'
             // remains is theirs, and `doctor --repair` tells it.
-            let _ = sweep(home);
+            let _ = sweep_some(home);
         },
     }
     .hold()?;
