@@ -43,6 +43,9 @@ const ENGINE_FAILED: u8 = 125;
 /// docker's exit code for a command that cannot be run.
 const CANNOT_INVOKE: u8 = 126;
 
+/// docker's exit code for a command that is not there.
+const NOT_FOUND: u8 = 127;
+
 fn main() -> ExitCode {
     restore_broken_pipes();
     if let Some(arguments) = oci::arguments() {
@@ -219,6 +222,8 @@ fn exit_code(cli: &Cli, error: &anyhow::Error) -> u8 {
         // docker: an instance in which nothing can be run is one thing, a command that cannot be run there another.
         Some(engine::Error::NoSuchInstance(_) | engine::Error::Refused(_)) => 1,
         Some(told) if executes => match told.exit_code() {
+            // docker 28 goes by these words too: a working directory that is not there is like a command that is not.
+            ENGINE_FAILED if sentence(error).contains("no such file or directory") => NOT_FOUND,
             ENGINE_FAILED => CANNOT_INVOKE,
             code => code,
         },

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::same;
+use crate::same_in_vms;
 use crate::steps::{both, copy, error, host};
 
 /// Everything below a directory: path, mode, content.
@@ -40,7 +40,7 @@ fn tree(directory: &std::path::Path) -> String {
 
 #[test]
 fn cp_follows_dockers_rules_for_slashes() {
-    same(
+    same_in_vms(
         "cp",
         &[
             host("files to copy", |directory| {
@@ -101,7 +101,7 @@ fn cp_follows_dockers_rules_for_slashes() {
 
 #[test]
 fn cp_reaches_into_running_containers_and_volumes() {
-    same(
+    same_in_vms(
         "cp while running",
         &[
             host("a file", |directory| {
@@ -126,7 +126,7 @@ fn cp_reaches_into_running_containers_and_volumes() {
 
 #[test]
 fn diff_tells_what_was_added_changed_and_deleted() {
-    same(
+    same_in_vms(
         "diff",
         &[
             both(

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use crate::same;
 use crate::steps::{both, error, host};
+use crate::{same, same_in_vms};
 
 #[test]
 fn exit_codes_and_streams_are_dockers() {
-    same(
+    same_in_vms(
         "exit codes and streams",
         &[
             both("run --rm $I echo hi"),

@@ -40,6 +40,8 @@ pub(crate) struct Step {
     sorted: bool,
     /// Why they differ, and docker's and our exit codes.
     differs: Option<(&'static str, i32, i32)>,
+    /// Why this is not done with VMs.
+    not_in_vms: Option<&'static str>,
 }
 
 /// A command all of whose output is compared.
@@ -50,6 +52,7 @@ pub(crate) const fn both(line: &'static str) -> Step {
         errors: Errors::Same,
         sorted: false,
         differs: None,
+        not_in_vms: None,
     }
 }
 
@@ -96,7 +99,19 @@ impl Step {
         }
     }
 
-    fn name(&self) -> &'static str {
+    /// With VMs this is another thing, for this reason.
+    pub(crate) const fn not_for_vms(self, why: &'static str) -> Self {
+        Self {
+            not_in_vms: Some(why),
+            ..self
+        }
+    }
+
+    pub(crate) fn not_in_vms(&self) -> Option<&'static str> {
+        self.not_in_vms
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
         match self.action {
             Action::Command(line) => line,
             Action::Host(what, _) => what,
@@ -168,12 +183,15 @@ pub(crate) struct Engine<'a> {
     pub(crate) name: &'static str,
     scratch: PathBuf,
     command: Box<dyn Fn() -> Command + 'a>,
+    /// Flags that `run` and `create` get.
+    flags: Vec<&'static str>,
 }
 
 impl<'a> Engine<'a> {
     pub(crate) fn new(
         name: &'static str,
         scratch: &Path,
+        flags: &[&'static str],
         command: impl Fn() -> Command + 'a,
     ) -> Self {
         let scratch = scratch.join("scratch");
@@ -182,6 +200,7 @@ impl<'a> Engine<'a> {
             name,
             scratch,
             command: Box::new(command),
+            flags: [&["--network", "none"], flags].concat(),
         }
     }
 
@@ -261,7 +280,7 @@ impl<'a> Engine<'a> {
             .position(|word| word == "run" || word == "create")
             && words.first().is_some_and(|word| word != "volume")
         {
-            words.splice(at + 1..=at, ["--network".to_owned(), "none".to_owned()]);
+            words.splice(at + 1..=at, self.flags.iter().map(|&flag| flag.to_owned()));
         }
         words
     }

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use crate::same;
+use crate::same_in_vms;
 use crate::steps::{both, error, host};
 
 #[test]
 fn volumes_are_made_listed_and_removed_as_dockers() {
-    same(
+    same_in_vms(
         "volume",
         &[
             both("volume ls"),
@@ -47,7 +47,7 @@ fn volumes_are_made_listed_and_removed_as_dockers() {
 
 #[test]
 fn mounts_of_every_kind_are_dockers() {
-    same(
+    same_in_vms(
         "mounts",
         &[
             host("files to mount", |directory| {
@@ -121,7 +121,7 @@ fn mounts_of_every_kind_are_dockers() {
 
 #[test]
 fn data_is_copied_up_shared_and_outlives_containers() {
-    same(
+    same_in_vms(
         "copy-up and sharing",
         &[
             both("run --rm -v fresh:/data $I sh -c 'cat /data/from-image; echo mine >/data/mine'"),
