@@ -80,7 +80,6 @@ fn random_kills_lose_nothing_and_leak_nothing() {
     ])
     .ok();
     let ways = ways();
-    let before = mounts();
     let mut known = Known::default();
     for kill in 0..kills {
         round(&host, &mut chance, &ways, &mut known, kill);
@@ -115,7 +114,9 @@ fn random_kills_lose_nothing_and_leak_nothing() {
         assert!(cgroups_of(id).is_empty(), "{:?}", cgroups_of(id));
     }
     assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
-    assert_eq!(mounts(), before);
+    // Others on this machine mount and unmount meanwhile: ours name the state directory.
+    let root = host.root();
+    assert!(!mounts().contains(&*root.to_string_lossy()), "{}", mounts());
 }
 
 /// Whether that process is still one of this test's: its number may be another's by now.
