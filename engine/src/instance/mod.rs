@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
@@ -63,7 +63,7 @@ impl Lock {
                 }
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
                     sweep::settle(home, id)?;
-                    if is_active(home, id) {
+                    if is_active(home, id) && !let_go(home, id) {
                         return Err(Error::Running(short(id).to_owned()));
                     }
                 }
@@ -231,6 +231,22 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// How long the owner of an instance that has ended may take to let go of it: a few file operations, on a busy disk.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
+
+/// Waits for the owner of an instance that has ended, as its state says already, to let go of it. False when it runs.
+fn let_go(home: &Home, id: &str) -> bool {
+    let until = Instant::now() + SETTLES_WITHIN;
+    while is_active(home, id) {
+        let ended = read_state(home, id).is_ok_and(|state| state.status == Status::Exited);
+        if !ended || Instant::now() > until {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Whether a living process owns the instance.

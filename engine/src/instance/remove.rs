@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::record::{Record, read_record, write_record};
-use super::{Lock, drop_name, find, ignore_missing, short, sweep, take_name};
+use super::{Lock, drop_name, find, ignore_missing, let_go, short, sweep, take_name};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::names;
@@ -48,7 +48,8 @@ pub fn remove(home: &Home, wanted: &str, force: bool, volumes: bool) -> Result<(
     let id = find(home, wanted)?;
     let active = home.active().join(&id);
     if let Ok(lock) = File::open(&active) {
-        if !force && matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+        if !force && matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && !let_go(home, &id)
+        {
             return Err(Error::RemoveRunning(id.clone()));
         }
         if force {
