@@ -88,7 +88,7 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub(crate) ulimit: Vec<String>,
 
-    /// Mount a directory, a file or a volume: /host:/target[:ro], name:/target, or /target for a new volume
+    /// Mount a directory, a file or a volume: /host:/target (with :ro read-only), name:/target, or /target for a new volume
     #[arg(short, long, value_name = "[SOURCE:]TARGET[:OPTIONS]")]
     pub(crate) volume: Vec<String>,
 
@@ -136,7 +136,7 @@ pub(crate) struct CreateArguments {
     #[arg(long, alias = "net", value_enum, default_value_t)]
     pub(crate) network: NetworkArgument,
 
-    /// What happens when the command has ended: no, on-failure[:MAX], always, unless-stopped
+    /// What happens when the command has ended: no, on-failure (or on-failure:MAX), always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     pub(crate) restart: String,
 

@@ -73,6 +73,15 @@ impl Lock {
         Err(Error::Running(short(id).to_owned()))
     }
 
+    /// The lock of a dead owner, which this process has taken over.
+    fn taken(home: &Home, id: &str, file: File) -> Self {
+        Self {
+            home: home.clone(),
+            id: id.to_owned(),
+            file,
+        }
+    }
+
     /// Everything is settled: the instance is nobody's any more.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::record::{Record, read_record, write_record};
-use super::{Lock, drop_name, find, ignore_missing, let_go, short, sweep, take_name};
+use super::{Lock, drop_name, find, ignore_missing, short, sweep, take_name};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::names;
@@ -46,43 +46,60 @@ pub(crate) fn remove_all(home: &Home, record: &Record, volumes: bool) -> Result<
 /// [`Error::NoSuchInstance`], [`Error::RemoveRunning`], [`Error::Io`].
 pub fn remove(home: &Home, wanted: &str, force: bool, volumes: bool) -> Result<()> {
     let id = find(home, wanted)?;
-    let active = home.active().join(&id);
-    if let Ok(lock) = File::open(&active) {
-        if !force && matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && !let_go(home, &id)
-        {
-            return Err(Error::RemoveRunning(id.clone()));
-        }
-        if force {
-            crate::client::end_at_once(home, &id);
-        }
-        // The owner sees its process end, settles the instance and lets go of the lock.
-        let deadline = Instant::now() + OWNER_PATIENCE;
-        loop {
-            container_core::cgroup::remove_by_id(&id)?;
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Error::RemoveRunning(id.clone()));
-                }
-                Err(TryLockError::Error(e)) => return Err(Error::io("lock", &active, e)),
-            }
-        }
-        drop(lock);
-        sweep::settle(home, &id)?;
+    if force {
+        return by_force(home, &id, volumes);
     }
+    // Settles what a killed owner left, and refuses what somebody has.
+    let lock = Lock::take(home, &id).map_err(|error| match error {
+        Error::Running(_) => Error::RemoveRunning(id.clone()),
+        other => other,
+    })?;
     let record = match read_record(home, &id) {
         Ok(record) => record,
         // It removed itself at its end.
-        Err(Error::Io { .. }) if !home.instance(&id).exists() => return Ok(()),
+        Err(Error::Io { .. }) if !home.instance(&id).exists() => return lock.release(),
         // Whatever is damaged is removed all the same, if it is said twice.
-        Err(error) if !force => return Err(error),
-        Err(_) => return remove_state(home, &id, &sweep::name_of(home, &id)?),
+        Err(error) => {
+            lock.release()?;
+            return Err(error);
+        }
     };
-    let lock = Lock::take(home, &id)?;
     remove_all(home, &record, volumes)?;
+    lock.release()
+}
+
+/// Ends an instance, and removes it whatever state it is in: also where nothing can be written any more.
+fn by_force(home: &Home, id: &str, volumes: bool) -> Result<()> {
+    let active = home.active().join(id);
+    let deadline = Instant::now() + OWNER_PATIENCE;
+    // Whoever has the lock of that file owns the instance; without the file nobody does.
+    let lock = loop {
+        let file = match File::open(&active) {
+            Ok(file) => file,
+            Err(_) => match Lock::take(home, id) {
+                Ok(lock) => break lock,
+                Err(Error::Running(_)) => continue,
+                Err(other) => return Err(other),
+            },
+        };
+        match file.try_lock() {
+            Ok(()) if sweep::is_same(&file, &active) => break Lock::taken(home, id, file),
+            // Its owner has just settled it.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                crate::client::end_at_once(home, id);
+                container_core::cgroup::remove_by_id(id)?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Err(Error::RemoveRunning(id.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &active, e)),
+        }
+    };
+    container_core::cgroup::remove_by_id(id)?;
+    match read_record(home, id) {
+        Ok(record) => remove_all(home, &record, volumes)?,
+        Err(_) => remove_state(home, id, &sweep::name_of(home, id)?)?,
+    }
     lock.release()
 }
 

@@ -94,7 +94,7 @@ pub(crate) fn settle(home: &Home, id: &str) -> Result<bool> {
     Ok(true)
 }
 
-fn is_same(file: &File, path: &Path) -> bool {
+pub(super) fn is_same(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     match (file.metadata(), fs::metadata(path)) {
         (Ok(one), Ok(other)) => one.ino() == other.ino(),
@@ -108,6 +108,7 @@ fn is_same(file: &File, path: &Path) -> bool {
 /// When the state directory cannot be read or written, or cgroups cannot be read.
 pub fn repair(home: &Home) -> Result<usize> {
     let settled = sweep(home)?;
+    crate::volume::sweep(home)?;
     container_core::cgroup::remove_parent()?;
     Ok(settled)
 }

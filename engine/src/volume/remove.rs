@@ -26,7 +26,7 @@ const CHUNK: usize = 128;
 /// Removes a volume.
 ///
 /// # Errors
-/// [`VolumeError::NotFound`]; [`VolumeError::InUse`] while an instance has it, running or not; [`Error::Io`].
+/// [`VolumeError::NotFound`]; [`VolumeError::InUse`] while an instance has it, running or not; [`crate::Error::Io`].
 pub fn remove(home: &Home, name: &str) -> Result<()> {
     let missing = || VolumeError::NotFound(name.to_owned());
     check_name(name).map_err(|_| missing())?;
@@ -50,7 +50,7 @@ pub fn remove(home: &Home, name: &str) -> Result<()> {
 /// Removes all volumes that no instance has and `wanted` picks.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::DamagedState`]; those removed before stay removed.
+/// [`crate::Error::Io`], [`crate::Error::DamagedState`]; those removed before stay removed.
 pub fn prune(home: &Home, wanted: &dyn Fn(&Volume) -> bool) -> Result<Pruned> {
     let mut pruned = Pruned::default();
     let candidates: Vec<Volume> = list(home)?.into_iter().filter(|v| wanted(v)).collect();
@@ -80,7 +80,7 @@ pub fn prune(home: &Home, wanted: &dyn Fn(&Volume) -> bool) -> Result<Pruned> {
 /// Can be repeated after a kill in between, before the record is removed.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::DamagedState`].
+/// [`crate::Error::Io`], [`crate::Error::DamagedState`].
 pub fn remove_anonymous(home: &Home, instance: &str, mounts: &[MountSpec]) -> Result<()> {
     let anonymous = mounts.iter().filter_map(|mount| match &mount.kind {
         MountKind::Volume(volume) if volume.anonymous => volume.name.as_deref(),
@@ -129,7 +129,7 @@ fn bytes_in(top: &Path) -> u64 {
 /// Finishes what killed processes left undone.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`crate::Error::Io`].
 pub fn sweep(home: &Home) -> Result<()> {
     hold::sweep(home)
 }
