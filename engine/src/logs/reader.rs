@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Stream, aside, json, time};
@@ -54,7 +54,7 @@ pub fn read(
     follow: Option<Follow<'_>>,
     each: &mut dyn FnMut(Entry<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut files = existing(path);
+    let mut files = existing(path)?;
     let mut skip = 0;
     if let Some(tail) = query.tail {
         (files, skip) = last(files, tail)?;
@@ -159,37 +159,63 @@ impl Reader<'_> {
     }
 }
 
-/// The files of a log, oldest first. Numbers go up without a gap.
-fn existing(path: &Path) -> Vec<File> {
-    let mut files: Vec<File> = (1..)
-        .map_while(|number| File::open(aside(path, number)).ok())
-        .collect();
+/// How many numbers in a row may have no file. While files are put aside, one number has none, and the next may have none
+/// either by the time it is looked at.
+const GAPS: u32 = 3;
+
+/// The files of a log, oldest first.
+///
+/// Opened from the newest on: files only ever move to higher numbers, so one that is put aside meanwhile is met again, and
+/// none is passed over.
+fn existing(path: &Path) -> io::Result<Vec<File>> {
+    let mut inodes = Vec::new();
+    let mut files = Vec::new();
+    let mut missing = 0;
+    for number in 0.. {
+        let name = match number {
+            0 => path.to_owned(),
+            number => aside(path, number),
+        };
+        match File::open(name) {
+            Ok(file) => {
+                missing = 0;
+                let inode = file.metadata()?.ino();
+                if !inodes.contains(&inode) {
+                    inodes.push(inode);
+                    files.push(file);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                missing += 1;
+                if missing > GAPS {
+                    break;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
     files.reverse();
-    files.extend(File::open(path).ok());
-    files
+    Ok(files)
 }
 
 /// The file that follows one that may have been put aside; `None` while it is still the current one.
 fn successor(path: &Path, current: Option<&File>) -> io::Result<Option<File>> {
-    let inode = |path: &PathBuf| std::fs::metadata(path).ok().map(|about| about.ino());
     let Some(current) = current else {
-        return Ok(File::open(path).ok());
+        return Ok(existing(path)?.into_iter().next());
     };
     let own = current.metadata()?.ino();
-    if inode(&path.to_owned()) == Some(own) {
+    if std::fs::metadata(path).is_ok_and(|about| about.ino() == own) {
         return Ok(None);
     }
-    let mut newer = path.to_owned();
-    for number in 1.. {
-        let older = aside(path, number);
-        match inode(&older) {
-            Some(found) if found == own => return Ok(File::open(newer).ok()),
-            Some(_) => newer = older,
-            // It is gone altogether: the oldest there is follows.
-            None => return Ok(File::open(newer).ok()),
+    let mut files = existing(path)?;
+    let mut follows = 0;
+    for (index, file) in files.iter().enumerate() {
+        if file.metadata()?.ino() == own {
+            follows = index + 1;
         }
     }
-    Ok(None)
+    // When it is gone altogether, the oldest there is follows.
+    Ok((follows < files.len()).then(|| files.swap_remove(follows)))
 }
 
 /// The files that hold the last `count` records, and where the first of those is in the first of them.
