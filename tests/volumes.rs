@@ -80,7 +80,7 @@ fn inspect_speaks_dockers_json() {
     let line = host.volume(&["inspect", "--format", "json", "bare"]);
     assert_eq!(parsed(&line)[0]["Name"], "bare");
     let missing = host.volume(&["inspect", "nosuch", "bare"]);
-    missing.fails(1, &["get nosuch: no such volume"]);
+    missing.fails(1, &["no such volume: nosuch"]);
     assert!(missing.stdout.contains("\"bare\""), "{missing:?}");
     assert_eq!(host.volume(&["inspect", "nosuch"]).stdout, "[]\n");
 }
