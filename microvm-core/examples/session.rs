@@ -46,6 +46,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
         images: Vec::new(),
         writable: None,
         shares: Vec::new(),
+        networks: Vec::new(),
         cpus: 1,
         limit: 120,
         tty: false,

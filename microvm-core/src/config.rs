@@ -35,6 +35,20 @@ pub struct Share {
     pub read_only: bool,
 }
 
+/// How many network devices a machine may have.
+pub const NICS_MAX: usize = 4;
+
+/// A network device of the guest's.
+#[derive(Debug)]
+pub struct Nic {
+    /// The host's end: a tap (`IFF_TAP`, `IFF_NO_PI`, `IFF_VNET_HDR`, a header of 12 bytes) that does not block.
+    pub tap: OwnedFd,
+    /// The guest's hardware address.
+    pub mac: [u8; 6],
+    /// The largest packet, bytes.
+    pub mtu: u16,
+}
+
 /// What a virtual machine is made of. Every path is opened by the launching process, before anything is started.
 pub struct VmConfig {
     /// The guest kernel: an uncompressed ELF `vmlinux` for x86-64 with a PVH entry point.
@@ -48,6 +62,8 @@ pub struct VmConfig {
     pub writable_disk: Option<PathBuf>,
     /// Directories and files of the host that the guest sees.
     pub shares: Vec<Share>,
+    /// Its network devices, at most [`NICS_MAX`].
+    pub networks: Vec<Nic>,
     /// Virtual CPUs, within [`VCPUS`].
     pub vcpus: u8,
     /// Guest memory in MiB, within [`MEMORY_MIB`].
@@ -70,6 +86,7 @@ impl VmConfig {
             image_disk: Vec::new(),
             writable_disk: None,
             shares: Vec::new(),
+            networks: Vec::new(),
             vcpus: 1,
             memory_mib: 256,
             extra_cmdline: String::new(),

@@ -35,7 +35,9 @@ pub mod session;
 mod share;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
-pub use config::{MEMORY_MIB, Membership, Share, Stage, VCPUS, VmConfig, monotonic_now};
+pub use config::{
+    MEMORY_MIB, Membership, NICS_MAX, Nic, Share, Stage, VCPUS, VmConfig, monotonic_now,
+};
 pub use error::Error;
 pub use machine::{End, Ending, MicroVm};
 

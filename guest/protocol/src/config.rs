@@ -21,6 +21,8 @@ pub struct GuestConfig {
     pub mounts: Vec<Mount>,
     /// What the host shares, each mounted at its place.
     pub shares: Vec<SharedMount>,
+    /// Network interfaces.
+    pub networks: Vec<Interface>,
     /// Files that lie over the image's, as docker's /etc/hostname and /etc/hosts do; never part of the writable layer.
     pub files: Vec<File>,
     /// The size of /dev/shm in bytes.
@@ -97,6 +99,24 @@ pub struct File {
     pub contents: String,
     /// Permission bits.
     pub mode: u32,
+}
+
+/// A network interface, which the guest knows by its hardware address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// The hardware address.
+    pub mac: [u8; 6],
+    /// What it is called, as `eth0`: at most 15 bytes.
+    pub name: String,
+    /// Its IPv4 address.
+    pub address: [u8; 4],
+    /// The subnet's prefix length.
+    pub prefix: u8,
+    /// Where the default route leads.
+    pub gateway: Option<[u8; 4]>,
+    /// The largest packet, bytes.
+    pub mtu: u16,
 }
 
 /// The process the instance is for. It is PID 1 of a PID namespace of its own.

@@ -28,8 +28,8 @@ mod frame;
 mod message;
 
 pub use config::{
-    Capabilities, Extent, File, GuestConfig, ImageDisk, Mount, Process, Rlimit, SHARES_TAG,
-    SharedMount, WindowSize,
+    Capabilities, Extent, File, GuestConfig, ImageDisk, Interface, Mount, Process, Rlimit,
+    SHARES_TAG, SharedMount, WindowSize,
 };
 pub use frame::{Decoder, Frame, FrameError, HEADER, encode, header};
 pub use message::{
@@ -38,7 +38,7 @@ pub use message::{
 };
 
 /// The version of this protocol; the agent tells it in its Hello, and the host refuses any other.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The name of the virtio-console port.
 pub const PORT_NAME: &str = "plimsoll.control";

@@ -118,6 +118,7 @@ fn machine(accelerator: Accelerator) -> Option<Machine> {
         read_only_rootfs: false,
         mounts: Vec::new(),
         shares: Vec::new(),
+        networks: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
         process: process(Vec::new()),

@@ -24,6 +24,7 @@ fn config(
         writable: Some("/dev/vdb".into()),
         read_only_rootfs: false,
         shares: Vec::new(),
+        networks: Vec::new(),
         mounts: vec![Mount {
             source: "tmpfs".into(),
             target: "/run".into(),

@@ -108,6 +108,7 @@ pub(super) fn config() -> GuestConfig {
         writable: None,
         read_only_rootfs: false,
         shares: Vec::new(),
+        networks: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
         shm_bytes: 0,
