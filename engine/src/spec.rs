@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::logs::LogOptions;
 use crate::mount::{MountSpec, VolumesFrom};
+use crate::network::{Exposed, NetworkSpec, parse_expose};
 use crate::signals;
 
 /// How an instance is isolated.
@@ -47,17 +48,6 @@ pub enum Accel {
     Kvm,
     /// QEMU's software emulation.
     Tcg,
-}
-
-/// The network that an instance sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// A loopback interface of its own and nothing else.
-    #[default]
-    None,
-    /// The host's own network.
-    Host,
 }
 
 /// Limits on what an instance may use. `None`: no limit (for a VM: its default size).
@@ -153,8 +143,8 @@ pub struct InstanceSpec {
     pub seccomp_unconfined: bool,
     /// Whether the root file system is read-only.
     pub read_only: bool,
-    /// The network.
-    pub network: Network,
+    /// Networks, ports, names.
+    pub network: NetworkSpec,
     /// Root inside is root of the host in almost every respect.
     pub privileged: bool,
     /// A small init is PID 1: it passes signals on and reaps orphans.
@@ -206,7 +196,7 @@ impl Default for InstanceSpec {
             kernel: None,
             seccomp_unconfined: false,
             read_only: false,
-            network: Network::default(),
+            network: NetworkSpec::default(),
             privileged: false,
             init: false,
             cap_add: Vec::new(),
@@ -252,6 +242,7 @@ impl InstanceSpec {
                 });
             }
         }
+        self.network.check(self.backend)?;
         match self.backend {
             BackendKind::Vm => self.check_vm(),
             BackendKind::Container | BackendKind::Native => self.check_container(),
@@ -275,6 +266,7 @@ impl InstanceSpec {
             .collect();
         labels.append(&mut self.labels);
         self.labels = labels;
+        self.expose(config.and_then(|config| config.exposed_ports().clone()));
         // `-e KEY` means the value that KEY has here and now; without one, that the image's is taken away.
         for entry in &mut self.env {
             if !entry.contains('=')
@@ -283,6 +275,21 @@ impl InstanceSpec {
                 *entry = format!("{entry}={value}");
             }
         }
+    }
+
+    /// The ports that are served: the image's, the user's, and those that are published.
+    fn expose(&mut self, of_image: Option<Vec<String>>) {
+        let exposed = &mut self.network.exposed;
+        for text in of_image.unwrap_or_default() {
+            // An image may say anything; what is no port is served by nobody.
+            exposed.extend(parse_expose(&text).unwrap_or_default());
+        }
+        exposed.extend(self.network.publish.iter().map(|publish| Exposed {
+            port: publish.port,
+            protocol: publish.protocol,
+        }));
+        exposed.sort_unstable();
+        exposed.dedup();
     }
 
     fn check_vm(&self) -> Result<()> {
@@ -306,12 +313,6 @@ impl InstanceSpec {
         ];
         if let Some((_, sentence)) = refused.into_iter().find(|(asked, _)| *asked) {
             return Err(Error::Unsupported(sentence.to_owned()));
-        }
-        if self.network == Network::Host {
-            return Err(Error::Unsupported(
-                "--network host is refused for a VM: it has a kernel, and so a network, of its own; use --network none, or --backend container"
-                    .into(),
-            ));
         }
         if self.seccomp_unconfined {
             return Err(Error::Unsupported(
@@ -485,16 +486,6 @@ mod tests {
             backend: BackendKind::Vm,
             ..InstanceSpec::default()
         };
-        let host = InstanceSpec {
-            network: Network::Host,
-            ..vm.clone()
-        };
-        assert!(
-            host.check()
-                .unwrap_err()
-                .to_string()
-                .contains("--network host is refused for a VM")
-        );
         let small = InstanceSpec {
             limits: Limits {
                 memory: Some(1 << 20),

@@ -15,6 +15,7 @@ use image_core::{Image, Store};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::Record;
+use crate::network::{Connection, EtcFile};
 use crate::process::Process;
 use crate::spec::BackendKind;
 use crate::supervisor::protocol::ExecRequest;
@@ -28,6 +29,10 @@ pub(crate) struct Job<'a> {
     pub(crate) store: &'a Store,
     pub(crate) image: &'a Image,
     pub(crate) process: &'a Process,
+    /// Its places on networks.
+    pub(crate) network: &'a Connection,
+    /// Files below /etc that lie over the image's; none for a native instance.
+    pub(crate) files: &'a [EtcFile],
     /// The window of its terminal, if it is to have one.
     pub(crate) terminal: Option<Size>,
 }
