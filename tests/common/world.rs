@@ -50,7 +50,7 @@ impl Namespace {
 
     /// Runs a script in there; busybox's tools are enough for all but links.
     pub fn sh(&self, script: &str) -> Said {
-        let mut command = Command::new("sh");
+        let mut command = Command::new("bash");
         command.args(["-c", script]).stdin(Stdio::null());
         self.enter(&mut command);
         finish(command)

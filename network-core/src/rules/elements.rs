@@ -105,15 +105,14 @@ pub(super) fn change(
     if elements.is_empty() {
         return Ok(());
     }
-    let socket = socket()?;
-    let all = change_at_once(&socket, action, change, elements);
+    let all = change_at_once(action, change, elements);
     match all {
         Err(error) if change == Change::Remove && is_missing(error.errno()) => {}
         other => return other,
     }
     // Some are not there: each by itself then.
     for element in elements {
-        match change_at_once(&socket, action, change, std::slice::from_ref(element)) {
+        match change_at_once(action, change, std::slice::from_ref(element)) {
             Err(error) if is_missing(error.errno()) => {}
             other => other?,
         }
@@ -125,18 +124,16 @@ fn is_missing(errno: Option<i32>) -> bool {
     errno == Some(libc::ENOENT)
 }
 
-fn change_at_once(
-    socket: &Socket,
-    action: &dyn Fn() -> String,
-    change: Change,
-    elements: &[Element],
-) -> Result<()> {
+fn change_at_once(action: &dyn Fn() -> String, change: Change, elements: &[Element]) -> Result<()> {
     let (message, flags) = match change {
-        Change::Add => (NFT_MSG_NEWSETELEM, REQUEST | ACK | CREATE),
-        Change::Remove => (NFT_MSG_DELSETELEM, REQUEST | ACK),
+        Change::Add => (NFT_MSG_NEWSETELEM, REQUEST | CREATE),
+        Change::Remove => (NFT_MSG_DELSETELEM, REQUEST),
     };
-    transaction(socket, action, elements.len(), &mut |messages| {
-        for element in elements {
+    // The last one's acknowledgement is enough: a refusal comes for any, and many acknowledgements would not fit.
+    let last = elements.len() - 1;
+    transaction(&socket()?, action, 1, &mut |messages| {
+        for (number, element) in elements.iter().enumerate() {
+            let flags = flags | if number == last { ACK } else { 0 };
             messages
                 .begin(
                     NFNL_SUBSYS_NFTABLES << 8 | message,
