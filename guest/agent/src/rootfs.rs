@@ -9,6 +9,7 @@ use core::ffi::CStr;
 use guest_protocol::{File, GuestConfig, ImageDisk, Mount, SHARES_TAG, SharedMount};
 
 use crate::failure::{Context, Failure};
+use crate::network;
 use crate::sys::mount::Tree;
 use crate::sys::{Errno, Fd, file, mount, process, time};
 
@@ -63,11 +64,7 @@ pub(crate) fn prepare(config: &GuestConfig) -> Result<Root, Failure> {
     lay_files(config, &made)?;
     process::set_hostname(&config.hostname)
         .or_fail(|| format!("set the host name {:?}", config.hostname))?;
-    match file::interface_up(b"lo") {
-        // A kernel without a network has no loopback device either.
-        Ok(()) | Err(Errno(libc::EAFNOSUPPORT | libc::ENODEV)) => {}
-        Err(errno) => return Err(Failure::system("switch the loopback interface on", errno)),
-    }
+    network::configure(&config.networks)?;
     Ok(Root { writable })
 }
 

@@ -28,8 +28,9 @@ use self::child::Channels;
 use self::monitor::Parts;
 use self::report::{Report, Reports};
 use crate::accelerator::behind_open_kvm;
-use crate::config::{MEMORY_MIB, VCPUS};
+use crate::config::{MEMORY_MIB, NICS_MAX, VCPUS};
 use crate::devices::virtio::blk::Disk;
+use crate::devices::virtio::net::Net;
 use crate::kernel::Kernel;
 use crate::machine::Ending;
 use crate::process::{Fork, Process, fork_into};
@@ -136,6 +137,18 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         disks.push(Disk::writable(path)?);
     }
     let shares = share::open(&config.shares)?;
+    within(
+        "the number of network devices",
+        config.networks.len() as u64,
+        &0u64,
+        &(NICS_MAX as u64),
+    )?;
+    let networks = config
+        .networks
+        .iter()
+        .map(|nic| Ok(Net::new(nic.tap.try_clone()?, nic.mac, nic.mtu)))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(Error::system("copy a tap's descriptor"))?;
     let console = config
         .console
         .try_clone()
@@ -150,6 +163,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         initramfs_bytes,
         disks,
         shares,
+        networks,
         console,
         control: for_guest,
         command_line,

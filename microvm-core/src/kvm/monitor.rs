@@ -26,6 +26,7 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Disk};
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::fs::{Fs, Server};
+use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
 use crate::event_loop::EventLoop;
@@ -43,6 +44,7 @@ pub(super) struct Parts {
     pub(super) initramfs_bytes: u64,
     pub(super) disks: Vec<Disk>,
     pub(super) shares: Vec<Shared>,
+    pub(super) networks: Vec<Net>,
     pub(super) console: File,
     pub(super) control: UnixStream,
     pub(super) command_line: String,
@@ -62,6 +64,7 @@ impl Parts {
         ];
         all.extend(self.disks.iter().flat_map(Disk::descriptors));
         all.extend(self.shares.iter().map(|share| share.source.as_raw_fd()));
+        all.extend(self.networks.iter().map(Net::descriptor));
         all
     }
 }
@@ -112,7 +115,7 @@ impl Monitor {
         )
         .map_err(Error::system("load the initial RAM disk"))?;
 
-        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(5);
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(6);
         for disk in parts.disks {
             devices.push(Box::new(Blk::new(disk)));
         }
@@ -120,6 +123,9 @@ impl Monitor {
             let server = Server::new(parts.shares, parts.memory_mib)?;
             let device = Fs::new(server).map_err(Error::system("make a timer"))?;
             devices.push(Box::new(device));
+        }
+        for net in parts.networks {
+            devices.push(Box::new(net));
         }
         let slow = devices.len();
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)
@@ -275,7 +281,7 @@ fn worker(
         .map_err(Error::system("watch a descriptor"))?;
     let halt = Arc::clone(halt);
     Builder::new()
-        .name(format!("files{number}"))
+        .name(format!("device{number}"))
         .spawn(move || {
             if let Err(error) = events.run() {
                 teller.tell(End::MonitorFailed(format!(

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use serde_json::{Value, json};
 
-use crate::VmConfig;
+use crate::{Nic, VmConfig};
 
 /// The descriptors QEMU gets. Their numbers stay what they are.
 #[derive(Default)]
@@ -54,6 +54,8 @@ pub(super) struct Machine<'a> {
     pub(super) qmp: i32,
     /// The connection to virtiofsd.
     pub(super) shares: Option<i32>,
+    /// Network devices, each with the number of its tap's descriptor.
+    pub(super) networks: &'a [(i32, &'a Nic)],
 }
 
 impl Machine<'_> {
@@ -110,6 +112,18 @@ impl Machine<'_> {
                 "chardev": "shares",
                 "tag": guest_protocol::SHARES_TAG,
                 "queue-size": 1024,
+            }));
+        }
+        for (number, (tap, nic)) in self.networks.iter().enumerate() {
+            let id = format!("net{number}");
+            // Not the kernel's own device (vhost): it is not there on every host.
+            arguments.pair("-netdev", format!("tap,id={id},fd={tap},vhost=off"));
+            let [a, b, c, d, e, f] = nic.mac;
+            arguments.device(&json!({
+                "driver": "virtio-net-device",
+                "netdev": id,
+                "mac": format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
+                "host_mtu": nic.mtu,
             }));
         }
         arguments.device(&json!({"driver": "virtio-serial-device", "max_ports": 2}));
@@ -193,6 +207,7 @@ mod tests {
             control: 42,
             qmp: 43,
             shares: Some(44),
+            networks: &[],
         };
         let line = machine.arguments(&passed).join("\n");
         assert!(line.contains("-append\nquiet a,b\n"));

@@ -296,7 +296,7 @@ pub(crate) fn poll(entries: &mut [Poll]) -> Result<()> {
 ///
 /// # Safety
 /// `T` must be the structure that `request` takes, and what it points to must be valid too.
-unsafe fn ioctl<T>(fd: &Fd, request: u64, argument: &mut T) -> Result<usize> {
+pub(super) unsafe fn ioctl<T>(fd: &Fd, request: u64, argument: &mut T) -> Result<usize> {
     let arguments = [
         fd.0 as usize,
         request as usize,
@@ -424,37 +424,6 @@ pub(crate) fn freeze(file: &Fd) -> Result<()> {
     let mut level = 0i32;
     // SAFETY: FIFREEZE takes an int, which it ignores.
     unsafe { ioctl(file, FIFREEZE, &mut level) }.map(drop)
-}
-
-/// Switches a network interface on.
-pub(crate) fn interface_up(name: &[u8]) -> Result<()> {
-    let arguments = [
-        libc::AF_INET as usize,
-        (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize,
-        0,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: socket takes numbers.
-    let socket = Fd::own(unsafe { call(libc::SYS_socket, arguments) }?);
-    /// struct ifreq: the name, then a union of 24 bytes that begins with the flags.
-    #[repr(C)]
-    struct Request {
-        name: [u8; 16],
-        flags: i16,
-        rest: [u8; 22],
-    }
-    let mut request = Request {
-        name: [0; 16],
-        flags: libc::IFF_UP as i16,
-        rest: [0; 22],
-    };
-    for (to, from) in request.name.iter_mut().take(15).zip(name) {
-        *to = *from;
-    }
-    // SAFETY: SIOCSIFFLAGS reads an ifreq.
-    unsafe { ioctl(&socket, libc::SIOCSIFFLAGS, &mut request) }.map(drop)
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ pub(crate) struct VirtQueue {
     returned: bool,
     /// Chains were left for another turn.
     again: bool,
+    /// How far the used ring had come when the driver was last told.
+    told: u16,
 }
 
 /// Memory of the guest's that one descriptor names. Lies within guest memory as a whole.
@@ -151,6 +153,7 @@ impl VirtQueue {
             memory,
             returned: false,
             again: false,
+            told: 0,
         })
     }
 
@@ -227,6 +230,32 @@ impl VirtQueue {
             .map_err(|_| Broken)
     }
 
+    /// Returns several chains so that the driver sees all of them or none: a frame that fills several buffers.
+    pub(crate) fn push_all(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        let (size, ring) = (self.queue.size(), self.queue.used_ring());
+        let next = self.queue.next_used();
+        let in_range = chains.iter().all(|(head, _)| *head < size);
+        let count = u16::try_from(chains.len()).map_err(|_| Broken)?;
+        if !in_range || count > size {
+            return Err(Broken);
+        }
+        for (place, (head, written)) in (0..).zip(chains) {
+            // The layout of virtq_used (section 2.7.8): flags, index, then elements of eight bytes.
+            let slot = u64::from(next.wrapping_add(place) % size);
+            let at = ring.checked_add(4 + 8 * slot).ok_or(Broken)?;
+            let element = u64::from(*head) | u64::from(*written) << 32;
+            self.memory
+                .write_obj(element.to_le(), GuestAddress(at))
+                .map_err(|_| Broken)?;
+        }
+        let new = next.wrapping_add(count);
+        self.queue.set_next_used(new);
+        self.returned = true;
+        self.memory
+            .store(new.to_le(), GuestAddress(ring + 2), Ordering::Release)
+            .map_err(|_| Broken)
+    }
+
     /// Takes every chain that comes, gives it to `each`, and returns it with what `each` says it has written.
     ///
     /// A guest that keeps adding gets another turn after others had theirs: see [`Self::take_again`].
@@ -297,14 +326,19 @@ impl VirtQueue {
         if !std::mem::take(&mut self.returned) {
             return false;
         }
-        if self.queue.event_idx_enabled() {
-            return self
-                .queue
-                .needs_notification(self.memory.as_ref())
-                .unwrap_or(true);
-        }
         // All writes to the used ring come before this look at the driver's wish.
         std::sync::atomic::fence(Ordering::SeqCst);
+        let (new, old) = (self.queue.next_used(), self.told);
+        self.told = new;
+        if self.queue.event_idx_enabled() {
+            // Behind the available ring: up to where the driver wants no word (section 2.7.10).
+            let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
+            let event: u16 = self
+                .memory
+                .load(GuestAddress(at), Ordering::Relaxed)
+                .map_or(new.wrapping_sub(1), u16::from_le);
+            return new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old);
+        }
         let flags: u16 = self
             .memory
             .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
