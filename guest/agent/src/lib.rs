@@ -22,6 +22,7 @@ extern crate std;
 mod channel;
 mod failure;
 mod launch;
+mod network;
 mod oom;
 mod programs;
 mod pump;

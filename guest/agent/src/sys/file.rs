@@ -212,6 +212,21 @@ pub(crate) fn make_symlink(target: &CStr, path: &CStr) -> Result<()> {
     unsafe { call(libc::SYS_symlink, arguments) }.map(drop)
 }
 
+/// What a symbolic link says, as much of it as the buffer holds.
+pub(crate) fn read_symlink<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    let arguments = [
+        path.as_ptr() as usize,
+        buffer.as_mut_ptr() as usize,
+        buffer.len(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the path ends in a zero byte, and the kernel writes no more than the buffer's length into it.
+    let length = unsafe { call(libc::SYS_readlink, arguments) }?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
 pub(crate) fn exists(path: &CStr) -> bool {
     let arguments = [path.as_ptr() as usize, libc::F_OK as usize, 0, 0, 0, 0];
     // SAFETY: the path ends in a zero byte.
@@ -296,7 +311,7 @@ pub(crate) fn poll(entries: &mut [Poll]) -> Result<()> {
 ///
 /// # Safety
 /// `T` must be the structure that `request` takes, and what it points to must be valid too.
-unsafe fn ioctl<T>(fd: &Fd, request: u64, argument: &mut T) -> Result<usize> {
+pub(super) unsafe fn ioctl<T>(fd: &Fd, request: u64, argument: &mut T) -> Result<usize> {
     let arguments = [
         fd.0 as usize,
         request as usize,
@@ -424,37 +439,6 @@ pub(crate) fn freeze(file: &Fd) -> Result<()> {
     let mut level = 0i32;
     // SAFETY: FIFREEZE takes an int, which it ignores.
     unsafe { ioctl(file, FIFREEZE, &mut level) }.map(drop)
-}
-
-/// Switches a network interface on.
-pub(crate) fn interface_up(name: &[u8]) -> Result<()> {
-    let arguments = [
-        libc::AF_INET as usize,
-        (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize,
-        0,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: socket takes numbers.
-    let socket = Fd::own(unsafe { call(libc::SYS_socket, arguments) }?);
-    /// struct ifreq: the name, then a union of 24 bytes that begins with the flags.
-    #[repr(C)]
-    struct Request {
-        name: [u8; 16],
-        flags: i16,
-        rest: [u8; 22],
-    }
-    let mut request = Request {
-        name: [0; 16],
-        flags: libc::IFF_UP as i16,
-        rest: [0; 22],
-    };
-    for (to, from) in request.name.iter_mut().take(15).zip(name) {
-        *to = *from;
-    }
-    // SAFETY: SIOCSIFFLAGS reads an ifreq.
-    unsafe { ioctl(&socket, libc::SIOCSIFFLAGS, &mut request) }.map(drop)
 }
 
 #[cfg(test)]

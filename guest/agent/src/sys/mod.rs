@@ -4,6 +4,7 @@
 
 pub(crate) mod file;
 pub(crate) mod mount;
+pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod time;
 
