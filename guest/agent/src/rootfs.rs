@@ -1,12 +1,14 @@
 //! The root file system: the image's layers, the writable layer, and what every Linux program expects to find mounted.
 
+mod files;
+
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
-use guest_protocol::{File, GuestConfig, ImageDisk, Mount, SHARES_TAG, SharedMount};
+use guest_protocol::{GuestConfig, ImageDisk, Mount, SHARES_TAG, SharedMount};
 
 use crate::failure::{Context, Failure};
 use crate::network;
@@ -57,14 +59,14 @@ pub(crate) fn prepare(config: &GuestConfig) -> Result<Root, Failure> {
     let lower = mount_layers(&config.image)?;
     mount_overlay(&lower)?;
     let trees = open_shares(&config.shares)?;
-    let made = make_files(&config.files)?;
+    let made = files::make_files(&config.files)?;
     switch_root()?;
     mount_defaults(config.shm_bytes)?;
     mount_all(config, &trees)?;
-    lay_files(config, &made)?;
+    files::lay_files(config, &made)?;
     process::set_hostname(&config.hostname)
         .or_fail(|| format!("set the host name {:?}", config.hostname))?;
-    network::configure(&config.networks)?;
+    network::set_up(&config.networks)?;
     Ok(Root { writable })
 }
 
@@ -366,49 +368,13 @@ fn make_empty_file(path: &CStr) -> Result<(), Errno> {
     file::create(path, libc::O_WRONLY | libc::O_CREAT, 0o644).map(drop)
 }
 
-/// Makes the files that will lie over the image's, in the initial RAM disk, which is out of the process's sight.
-fn make_files(files: &[File]) -> Result<Vec<Fd>, Failure> {
-    let make = |(number, wanted): (usize, &File)| {
-        let path = c_string(&format!("/file-{number}"))?;
-        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
-        let file = file::create(&path, flags, wanted.mode & 0o7777)
-            .and_then(|made| file::write_all(&made, wanted.contents.as_bytes()).map(|()| made));
-        file.or_fail(|| format!("make the file for {}", wanted.path))
-    };
-    files.iter().enumerate().map(make).collect()
-}
-
-/// Mounts the files in their places, but for those whose place a share has.
-fn lay_files(config: &GuestConfig, made: &[Fd]) -> Result<(), Failure> {
-    for (wanted, made) in config.files.iter().zip(made) {
-        let mut shares = config.shares.iter();
-        if shares.any(|share| share.target == wanted.path) {
-            continue;
-        }
-        let path = absolute(&wanted.path)?;
-        let lay = || {
-            let tree = Tree::of_file(made)?;
-            match tree.attach(&path, false) {
-                Err(Errno(libc::ENOENT)) => {
-                    make_empty_file(&path)?;
-                    tree.attach(&path, false)
-                }
-                other => other,
-            }
-        };
-        lay().or_fail(|| format!("lay a file over {}", wanted.path))?;
-    }
-    Ok(())
-}
-
 /// Makes a directory and those above it; what exists is no error.
 pub(crate) fn make_directories(path: &CStr) -> Result<(), Errno> {
     let bytes = path.to_bytes();
     let mut outcome = Ok(());
     for end in 1..=bytes.len() {
         if bytes.get(end).is_none_or(|byte| *byte == b'/') {
-            let part = CString::new(bytes.get(..end).unwrap_or_default())
-                .map_err(|_| Errno(libc::EINVAL))?;
+            let part = c_bytes(bytes.get(..end).unwrap_or_default())?;
             outcome = file::make_directory(&part, 0o755);
         }
     }
@@ -416,6 +382,10 @@ pub(crate) fn make_directories(path: &CStr) -> Result<(), Errno> {
         Err(Errno(libc::EEXIST)) => Ok(()),
         other => other,
     }
+}
+
+pub(crate) fn c_bytes(bytes: &[u8]) -> Result<CString, Errno> {
+    CString::new(bytes).map_err(|_| Errno(libc::EINVAL))
 }
 
 fn parent(path: &CStr) -> Option<CString> {

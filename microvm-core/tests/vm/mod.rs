@@ -118,7 +118,6 @@ fn machine(accelerator: Accelerator) -> Option<Machine> {
         read_only_rootfs: false,
         mounts: Vec::new(),
         shares: Vec::new(),
-        networks: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
         process: process(Vec::new()),
@@ -431,6 +430,7 @@ impl Machine {
                     read_only: *read_only,
                 })
                 .collect(),
+            networks: Vec::new(),
             files: self.files.clone(),
             shm_bytes: self.shm_bytes,
             process: self.process.clone(),

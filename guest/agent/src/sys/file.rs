@@ -212,6 +212,21 @@ pub(crate) fn make_symlink(target: &CStr, path: &CStr) -> Result<()> {
     unsafe { call(libc::SYS_symlink, arguments) }.map(drop)
 }
 
+/// What a symbolic link says, as much of it as the buffer holds.
+pub(crate) fn read_symlink<'a>(path: &CStr, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
+    let arguments = [
+        path.as_ptr() as usize,
+        buffer.as_mut_ptr() as usize,
+        buffer.len(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the path ends in a zero byte, and the kernel writes no more than the buffer's length into it.
+    let length = unsafe { call(libc::SYS_readlink, arguments) }?;
+    Ok(buffer.get(..length).unwrap_or_default())
+}
+
 pub(crate) fn exists(path: &CStr) -> bool {
     let arguments = [path.as_ptr() as usize, libc::F_OK as usize, 0, 0, 0, 0];
     // SAFETY: the path ends in a zero byte.

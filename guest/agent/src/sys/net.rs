@@ -1,147 +1,155 @@
-//! Network interfaces, by ioctl(2) (netdevice(7)): a handful of calls for each, which is as few as any way needs.
+//! Network interfaces and routes, by ioctls: each is one short call, where a dump over netlink has the kernel write more about
+//! every interface than is wanted.
 
-use libc::{AF_INET, IFF_RUNNING, IFF_UP};
+use core::ffi::c_short;
 
 use super::file::{Fd, ioctl};
-use super::{Errno, Result, call};
+use super::{Result, call};
 
-/// A socket to ask about interfaces with.
-pub(crate) struct Control(Fd);
+/// An interface's name, ended by zero bytes.
+pub(crate) type Name = [u8; libc::IFNAMSIZ];
 
-/// struct ifreq: the name, then a union of 24 bytes.
+/// Where interfaces and routes are asked for.
+pub(crate) struct Network(Fd);
+
+/// struct ifreq: a name, and a union of 24 bytes.
 #[repr(C)]
-struct Request {
-    name: [u8; 16],
-    value: [u8; 24],
+struct Request<T> {
+    name: Name,
+    argument: T,
 }
 
-/// struct rtentry on x86-64: three addresses, flags, and what is not used here; 120 bytes.
+/// A union that begins with the flags, or with the MTU.
 #[repr(C)]
-struct Route {
-    padding: u64,
-    destination: [u8; 16],
-    gateway: [u8; 16],
-    mask: [u8; 16],
-    flags: u16,
-    rest: [u8; 62],
+struct Number<T> {
+    number: T,
+    rest: [u8; 20],
 }
 
-/// linux/route.h: the route is usable, and leads to a gateway.
-const RTF_UP: u16 = 1;
-const RTF_GATEWAY: u16 = 2;
-
-/// struct sockaddr_in without a port.
-fn socket_address(address: [u8; 4]) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..2].copy_from_slice(&(AF_INET as u16).to_ne_bytes());
-    bytes[4..8].copy_from_slice(&address);
-    bytes
+/// A union that is a struct sockaddr.
+#[repr(C)]
+struct Address {
+    address: libc::sockaddr,
+    rest: [u8; 8],
 }
 
-impl Request {
-    fn of(name: &[u8]) -> Self {
-        let mut request = Self {
-            name: [0; 16],
-            value: [0; 24],
-        };
-        for (to, from) in request.name.iter_mut().take(15).zip(name) {
-            *to = *from;
-        }
-        request
-    }
+/// A union that is another name.
+#[repr(C)]
+struct Other {
+    name: Name,
+    rest: [u8; 8],
+}
 
-    fn with_address(name: &[u8], address: [u8; 4]) -> Self {
-        let mut request = Self::of(name);
-        request.value[..16].copy_from_slice(&socket_address(address));
-        request
+/// An IPv4 address as struct sockaddr; its port is zero.
+fn sockaddr(address: [u8; 4]) -> libc::sockaddr {
+    let [a, b, c, d] = address.map(|byte| byte as libc::c_char);
+    libc::sockaddr {
+        sa_family: libc::AF_INET as libc::sa_family_t,
+        sa_data: [0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0],
     }
 }
 
-impl Control {
+impl Network {
+    /// Fails with EAFNOSUPPORT where the kernel has no network.
     pub(crate) fn open() -> Result<Self> {
-        let arguments = [
-            AF_INET as usize,
-            (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize,
-            0,
-            0,
-            0,
-            0,
-        ];
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
         // SAFETY: socket takes numbers.
-        Ok(Self(Fd::own(unsafe { call(libc::SYS_socket, arguments) }?)))
+        let socket = unsafe {
+            call(
+                libc::SYS_socket,
+                [libc::AF_INET as usize, kind as usize, 0, 0, 0, 0],
+            )
+        }?;
+        Ok(Self(Fd::own(socket)))
     }
 
-    fn ask(&self, what: u64, request: &mut Request) -> Result<()> {
-        // SAFETY: every request here reads or writes an ifreq, which is 40 bytes.
-        unsafe { ioctl(&self.0, what, request) }.map(drop)
+    fn request<T>(&self, request: u64, name: &Name, argument: T) -> Result<T> {
+        const {
+            // What every `T` here is: the union of struct ifreq.
+            assert!(size_of::<T>() == 24 && size_of::<Request<T>>() == size_of::<libc::ifreq>());
+        }
+        let mut asked = Request {
+            name: *name,
+            argument,
+        };
+        // SAFETY: all requests here take an ifreq, which `asked` is as long as, with no pointers in it.
+        unsafe { ioctl(&self.0, request, &mut asked) }?;
+        Ok(asked.argument)
+    }
+
+    /// The hardware address of an interface.
+    pub(crate) fn hardware_address(&self, name: &Name) -> Result<[u8; 6]> {
+        let argument = Address {
+            address: sockaddr([0; 4]),
+            rest: [0; 8],
+        };
+        let found = self.request(libc::SIOCGIFHWADDR, name, argument)?;
+        let [a, b, c, d, e, f, ..] = found.address.sa_data.map(|byte| byte as u8);
+        Ok([a, b, c, d, e, f])
+    }
+
+    /// Calls an interface something else; one that is down.
+    pub(crate) fn rename(&self, name: &Name, new: &Name) -> Result<()> {
+        let argument = Other {
+            name: *new,
+            rest: [0; 8],
+        };
+        self.request(libc::SIOCSIFNAME, name, argument).map(drop)
+    }
+
+    /// Sets the size of an interface's largest packet.
+    pub(crate) fn set_mtu(&self, name: &Name, bytes: u16) -> Result<()> {
+        let argument = Number {
+            number: i32::from(bytes),
+            rest: [0; 20],
+        };
+        self.request(libc::SIOCSIFMTU, name, argument).map(drop)
+    }
+
+    /// Gives an interface its IPv4 address, and by the prefix's length the mask and the broadcast address.
+    pub(crate) fn set_address(&self, name: &Name, address: [u8; 4], prefix: u8) -> Result<()> {
+        let set = |request, address| {
+            let argument = Address {
+                address: sockaddr(address),
+                rest: [0; 8],
+            };
+            self.request(request, name, argument).map(drop)
+        };
+        set(libc::SIOCSIFADDR, address)?;
+        set(libc::SIOCSIFNETMASK, mask(prefix))
     }
 
     /// Switches an interface on.
-    pub(crate) fn up(&self, name: &[u8]) -> Result<()> {
-        let mut request = Request::of(name);
-        let flags = (IFF_UP | IFF_RUNNING) as u16;
-        request.value[..2].copy_from_slice(&flags.to_ne_bytes());
-        self.ask(libc::SIOCSIFFLAGS, &mut request)
-    }
-
-    /// An interface's hardware address; `None` where there is no such interface.
-    pub(crate) fn hardware_address(&self, name: &[u8]) -> Result<Option<[u8; 6]>> {
-        let mut request = Request::of(name);
-        match self.ask(libc::SIOCGIFHWADDR, &mut request) {
-            Err(Errno(libc::ENODEV)) => Ok(None),
-            Err(errno) => Err(errno),
-            Ok(()) => {
-                let mut address = [0; 6];
-                // Behind the family.
-                address.copy_from_slice(&request.value[2..8]);
-                Ok(Some(address))
-            }
+    pub(crate) fn switch_on(&self, name: &Name) -> Result<()> {
+        #[repr(C)]
+        struct Flags {
+            flags: c_short,
+            rest: [u8; 22],
         }
-    }
-
-    /// Gives an interface that is off another name.
-    pub(crate) fn rename(&self, name: &[u8], new: &[u8]) -> Result<()> {
-        let mut request = Request::of(name);
-        for (to, from) in request.value.iter_mut().take(15).zip(new) {
-            *to = *from;
-        }
-        self.ask(libc::SIOCSIFNAME, &mut request)
-    }
-
-    /// Sets an interface's largest packet.
-    pub(crate) fn set_mtu(&self, name: &[u8], mtu: u16) -> Result<()> {
-        let mut request = Request::of(name);
-        request.value[..4].copy_from_slice(&i32::from(mtu).to_ne_bytes());
-        self.ask(libc::SIOCSIFMTU, &mut request)
-    }
-
-    /// Gives an interface an address.
-    pub(crate) fn set_address(&self, name: &[u8], address: [u8; 4], prefix: u8) -> Result<()> {
-        let mask = u32::MAX
-            .checked_shl(32 - u32::from(prefix.min(32)))
-            .unwrap_or(0);
-        let broadcast = u32::from_be_bytes(address) | !mask;
-        let mut request = Request::with_address(name, address);
-        self.ask(libc::SIOCSIFADDR, &mut request)?;
-        let mut request = Request::with_address(name, mask.to_be_bytes());
-        self.ask(libc::SIOCSIFNETMASK, &mut request)?;
-        let mut request = Request::with_address(name, broadcast.to_be_bytes());
-        self.ask(libc::SIOCSIFBRDADDR, &mut request)
-    }
-
-    /// Sets the default route.
-    pub(crate) fn set_gateway(&self, gateway: [u8; 4]) -> Result<()> {
-        let mut route = Route {
-            padding: 0,
-            destination: socket_address([0; 4]),
-            gateway: socket_address(gateway),
-            mask: socket_address([0; 4]),
-            flags: RTF_UP | RTF_GATEWAY,
-            rest: [0; 62],
+        let argument = Flags {
+            flags: (libc::IFF_UP) as c_short,
+            rest: [0; 22],
         };
-        // SAFETY: SIOCADDRT reads an rtentry, which is 120 bytes, and whose pointer to a device's name is null here.
+        self.request(libc::SIOCSIFFLAGS, name, argument).map(drop)
+    }
+
+    /// Sends what has no other route to this gateway.
+    pub(crate) fn add_default_route(&self, gateway: [u8; 4]) -> Result<()> {
+        // SAFETY: struct rtentry is numbers and a pointer to a device's name, for all of which zero is a value: any device.
+        let mut route: libc::rtentry = unsafe { core::mem::zeroed() };
+        route.rt_dst = sockaddr([0; 4]);
+        route.rt_genmask = sockaddr([0; 4]);
+        route.rt_gateway = sockaddr(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        // SAFETY: SIOCADDRT reads an rtentry, and through its null pointer nothing.
         unsafe { ioctl(&self.0, libc::SIOCADDRT, &mut route) }.map(drop)
     }
+}
+
+/// The network mask of a prefix.
+fn mask(prefix: u8) -> [u8; 4] {
+    let host = 32u32.saturating_sub(prefix.into());
+    u32::MAX.checked_shl(host).unwrap_or(0).to_be_bytes()
 }
 
 #[cfg(test)]
@@ -149,15 +157,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_as_long_as_the_kernels() {
-        assert_eq!(size_of::<Request>(), size_of::<libc::ifreq>());
-        assert_eq!(size_of::<Route>(), size_of::<libc::rtentry>());
+    fn a_mask_has_as_many_ones_as_the_prefix_is_long() {
+        assert_eq!(mask(0), [0, 0, 0, 0]);
+        assert_eq!(mask(16), [255, 255, 0, 0]);
+        assert_eq!(mask(30), [255, 255, 255, 252]);
+        assert_eq!(mask(32), [255; 4]);
     }
 
     #[test]
-    fn an_interface_that_is_not_there_has_no_address() {
-        let control = Control::open().unwrap();
-        assert_eq!(control.hardware_address(b"lo"), Ok(Some([0; 6])));
-        assert_eq!(control.hardware_address(b"none0"), Ok(None));
+    fn the_loopback_interface_has_a_hardware_address_of_zeros() {
+        let network = Network::open().unwrap();
+        let mut name = Name::default();
+        name[..2].copy_from_slice(b"lo");
+        assert_eq!(network.hardware_address(&name), Ok([0; 6]));
+        name[..2].copy_from_slice(b"\xff/");
+        assert_eq!(
+            network.hardware_address(&name),
+            Err(super::super::Errno(libc::ENODEV))
+        );
     }
 }
