@@ -104,7 +104,7 @@ fn n13_published_ports_answer_from_outside_from_the_host_from_siblings_and_from_
         world.detached(
             &way,
             "--name web -h web -p 8080:80 -p 127.0.0.1:8081:80 -p 9053:53/udp",
-            "mkdir /www; hostname >/www/index.html; httpd -p 80 -h /www; exec nc -u -l -p 53 -e sh -c 'read line; echo heard $line'",
+            "mkdir /www; hostname >/www/index.html; httpd -p 80 -h /www; exec workload echo 53",
         );
         world.detached(&[], "--name sibling", "exec sleep 1000");
         let port = world.line("port web");
@@ -130,10 +130,11 @@ fn n13_published_ports_answer_from_outside_from_the_host_from_siblings_and_from_
             asked(&world, "outside", &format!("{HOST_ADDRESS}:8081")),
             None
         );
-        let said = world.outside.sh(&format!(
-            "echo hello | timeout 5 busybox nc -u -w 2 {HOST_ADDRESS} 9053"
-        ));
-        assert!(said.stdout.contains("heard hello"), "{way:?}: {said:?}");
+        let script = format!(
+            "exec 3<>/dev/udp/{HOST_ADDRESS}/9053; echo hello >&3; timeout 5 head -n 1 <&3"
+        );
+        let said = world.outside.sh(&script);
+        assert_eq!(said.stdout, "hello\n", "{way:?}: {said:?}");
         world.line("rm -f web sibling").ok();
         eventually("links, rules and forwarding are as they were", || {
             world.snapshot() == before

@@ -358,20 +358,28 @@ pub fn published() -> Result<Vec<Published>> {
     Ok(found)
 }
 
-fn guard_elements(port_name: &str, mac: Mac, address: Ipv4Addr) -> [Element; 2] {
+fn guard_elements(port_name: &str, mac: Mac, address: Ipv4Addr) -> [Element; 3] {
     let mut name = Key::default();
     name.name(port_name);
     let mut may = Key::default();
     may.name(port_name).mac(mac).address(address);
-    [("guarded", name), ("may", may)].map(|(set, key)| Element {
-        family: BRIDGE,
+    let mut instance = Key::default();
+    instance.address(address);
+    [
+        (BRIDGE, "guarded", name),
+        (BRIDGE, "may", may),
+        (INET4, "instances", instance),
+    ]
+    .map(|(family, set, key)| Element {
+        family,
         set,
         key: key.bytes(),
         data: None,
     })
 }
 
-/// Keeps a port of a bridge to its own addresses: whatever else it sends is dropped.
+/// Keeps a port of a bridge to its own addresses: whatever else it sends is dropped. What it sends beyond its bridge bears the
+/// host's address.
 ///
 /// # Errors
 /// [`Error::Kernel`].
