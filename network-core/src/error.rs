@@ -30,12 +30,6 @@ pub enum Error {
         "the link {0} is there already and is no bridge: remove it, or give the network another name"
     )]
     NotABridge(String),
-    /// The nft program is needed once, to make the tables.
-    #[error("cannot run nft, which makes the tables of rules: {0}: install the package nftables")]
-    NoNft(io::Error),
-    /// nft did not take the tables.
-    #[error("nft cannot make the tables of rules: {0}")]
-    Nft(String),
     /// The text is no subnet.
     #[error("{text:?} is not a subnet: {reason}")]
     Subnet {

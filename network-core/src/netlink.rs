@@ -13,6 +13,7 @@ pub(crate) const ACK: u16 = libc::NLM_F_ACK as u16;
 pub(crate) const DUMP: u16 = libc::NLM_F_DUMP as u16;
 pub(crate) const CREATE: u16 = libc::NLM_F_CREATE as u16;
 pub(crate) const EXCL: u16 = libc::NLM_F_EXCL as u16;
+pub(crate) const APPEND: u16 = libc::NLM_F_APPEND as u16;
 pub(crate) const REPLACE: u16 = libc::NLM_F_REPLACE as u16;
 
 /// The size of a message's header (struct nlmsghdr).

@@ -199,6 +199,20 @@ fn elements_come_and_go_and_others_rules_stay_as_they_were() {
 }
 
 #[test]
+fn the_tables_are_what_base_nft_says() {
+    let listed = || said("nft", &["list", "ruleset"]);
+    apart(move || {
+        rules::ensure().unwrap();
+        let ours = listed();
+        rules::remove().unwrap();
+        assert_eq!(listed(), "");
+        let base = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules/base.nft");
+        said("nft", &["-f", base]);
+        assert_eq!(ours, listed());
+    });
+}
+
+#[test]
 fn tables_that_somebody_has_flushed_are_made_again() {
     apart(|| {
         rules::ensure().unwrap();

@@ -1,15 +1,14 @@
 //! Rules: two nftables tables of our own, and nothing else of the host's.
 //!
-//! The rules never change (base.nft). What comes and goes are elements of their sets and maps, by one nfnetlink transaction
+//! The rules never change (base.nft has them in nft's words). What comes and goes are elements of their sets and maps, by one nfnetlink transaction
 //! each time, whose cost does not depend on how many there are.
 
 mod elements;
 mod foreign;
+mod tables;
 
 use std::fmt;
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -38,9 +37,6 @@ const BRIDGE: u8 = libc::NFPROTO_BRIDGE as u8;
 
 /// The name of both tables.
 const TABLE: &str = "plimsoll";
-
-/// The rules, in nft's words.
-const BASE: &str = include_str!("base.nft");
 
 /// The size of an interface's name in a set, bytes.
 const IFNAME: usize = 16;
@@ -181,37 +177,39 @@ fn has_table(socket: &Socket, family: u8) -> Result<bool> {
 /// Makes the tables if they are not there; whether they were not.
 ///
 /// # Errors
-/// [`Error::NoNft`], [`Error::Nft`]; [`Error::Kernel`] for a kernel without nftables.
+/// [`Error::Kernel`]; also for a kernel without nftables.
 pub fn ensure() -> Result<bool> {
     let socket = socket()?;
-    if has_table(&socket, INET4)? && has_table(&socket, BRIDGE)? {
+    let there = [INET4, BRIDGE]
+        .into_iter()
+        .filter_map(|family| match has_table(&socket, family) {
+            Ok(true) => Some(Ok(family)),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        })
+        .collect::<Result<Vec<u8>>>()?;
+    if there.len() == 2 {
         return Ok(false);
     }
-    let mut nft = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::NoNft)?;
+    let action = || "make the tables of rules (nftables)".to_owned();
     // One of them may be there: both are made anew, in one transaction.
-    let script = format!(
-        "table ip {TABLE}\ndelete table ip {TABLE}\ntable bridge {TABLE}\ndelete table bridge {TABLE}\n{BASE}"
-    );
-    let written = match nft.stdin.take() {
-        Some(mut stdin) => stdin.write_all(script.as_bytes()),
-        None => Ok(()),
-    };
-    let said = nft.wait_with_output().map_err(Error::NoNft)?;
-    if !said.status.success() {
-        let text = String::from_utf8_lossy(&said.stderr);
-        // What it says first is why; the rest shows where, in our own text.
-        return Err(Error::Nft(
-            text.lines().next().unwrap_or("it failed").to_owned(),
-        ));
+    let made = elements::transaction(&socket, &action, 1, &mut |messages| {
+        for family in &there {
+            messages
+                .begin(
+                    NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE,
+                    REQUEST,
+                    &nfnetlink_header(*family, 0),
+                )
+                .text(NFTA_TABLE_NAME, TABLE);
+        }
+        tables::write(messages);
+    });
+    match made {
+        // Another process was faster.
+        Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
+        other => other.map(|()| true),
     }
-    written.map_err(Error::NoNft)?;
-    Ok(true)
 }
 
 /// Removes both tables. Tables that are not there are fine.
