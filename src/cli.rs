@@ -215,6 +215,8 @@ pub(crate) enum BackendArgument {
     Container,
     /// A microVM with a kernel of its own
     Vm,
+    /// A container inside a microVM: the engine is in there too, as in Docker Toolbox
+    Toolbox,
     /// A chroot and nothing else: what the others are compared with
     #[value(hide = true)]
     Native,
@@ -225,6 +227,7 @@ impl From<BackendArgument> for BackendKind {
         match argument {
             BackendArgument::Container => Self::Container,
             BackendArgument::Vm => Self::Vm,
+            BackendArgument::Toolbox => Self::Toolbox,
             BackendArgument::Native => Self::Native,
         }
     }

@@ -22,6 +22,7 @@ mod spec;
 mod supervisor;
 mod terminal;
 mod timeline;
+mod toolbox;
 mod user;
 pub mod volume;
 

@@ -22,16 +22,24 @@ pub enum BackendKind {
     Container,
     /// A microVM.
     Vm,
+    /// A container inside a microVM of its own.
+    Toolbox,
     /// Nothing but a chroot (and a cgroup that only counts): what the other two are compared with.
     Native,
 }
 
 impl BackendKind {
+    /// Whether it runs in a machine with a kernel of its own.
+    pub fn is_machine(self) -> bool {
+        matches!(self, Self::Vm | Self::Toolbox)
+    }
+
     /// The word for it on the command line and in `ps`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
             Self::Vm => "vm",
+            Self::Toolbox => "toolbox",
             Self::Native => "native",
         }
     }
@@ -245,6 +253,7 @@ impl InstanceSpec {
         self.network.check(self.backend)?;
         match self.backend {
             BackendKind::Vm => self.check_vm(),
+            BackendKind::Toolbox => self.check_toolbox(),
             BackendKind::Container | BackendKind::Native => self.check_container(),
         }
     }
@@ -320,17 +329,37 @@ impl InstanceSpec {
                     .into(),
             ));
         }
-        if let Some(memory) = self.limits.memory.filter(|memory| *memory < VM_MEMORY_MIN) {
-            return Err(Error::InvalidValue {
+        self.check_machine_memory()
+    }
+
+    fn check_toolbox(&self) -> Result<()> {
+        if self.limits.memory_swap.is_some() {
+            return Err(Error::Unsupported(
+                "--memory-swap is refused for a toolbox: its machine's kernel has no swap; use --memory"
+                    .into(),
+            ));
+        }
+        if self.cpuset.is_some() {
+            return Err(Error::Unsupported(
+                "--cpuset-cpus is refused for a toolbox: its machine has CPUs of its own; use --cpus"
+                    .into(),
+            ));
+        }
+        self.check_machine_memory()
+    }
+
+    fn check_machine_memory(&self) -> Result<()> {
+        match self.limits.memory {
+            Some(memory) if memory < VM_MEMORY_MIN => Err(Error::InvalidValue {
                 flag: "--memory",
                 value: memory.to_string(),
                 reason: format!(
                     "a VM needs at least {} MiB for its kernel and agent",
                     VM_MEMORY_MIN >> 20
                 ),
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_container(&self) -> Result<()> {

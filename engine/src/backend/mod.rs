@@ -2,6 +2,7 @@
 
 mod container;
 mod disk;
+mod toolbox;
 mod vm;
 
 pub(crate) use container::beside;
@@ -23,6 +24,7 @@ use crate::terminal::Size;
 use crate::timeline::Timeline;
 
 /// The instance to run.
+#[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
     pub(crate) home: &'a Home,
     pub(crate) record: &'a Record,
@@ -165,6 +167,7 @@ pub(crate) fn of(kind: BackendKind) -> &'static dyn Backend {
         BackendKind::Container => &container::Container { isolated: true },
         BackendKind::Native => &container::Container { isolated: false },
         BackendKind::Vm => &vm::Vm,
+        BackendKind::Toolbox => &toolbox::Toolbox,
     }
 }
 

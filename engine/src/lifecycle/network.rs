@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{self, Listed, Lock, write_record};
 use crate::network::{self, Attachment, BRIDGE, NetworkError, NetworkMode};
-use crate::spec::BackendKind;
 use crate::supervisor::protocol::Request;
 
 /// Puts an instance on one more network, now and at every later start.
@@ -79,7 +78,7 @@ fn changeable(home: &Home, wanted: &str) -> Result<Listed> {
         }
         _ => {}
     }
-    if spec.backend == BackendKind::Vm && found.is_running() {
+    if spec.backend.is_machine() && found.is_running() {
         return Err(Error::Unsupported(
             "network connect and disconnect are refused for a VM that runs: its devices are fixed when it boots; stop it first".into(),
         ));

@@ -163,12 +163,12 @@ impl NetworkSpec {
     pub fn check(&self, backend: BackendKind) -> Result<()> {
         let refuse = |sentence: &str| Err(Error::Unsupported(sentence.to_owned()));
         match (&self.mode, backend) {
-            (NetworkMode::Host, BackendKind::Vm) => {
+            (NetworkMode::Host, backend) if backend.is_machine() => {
                 return refuse(
                     "--network host is refused for a VM: it has a kernel, and so a network, of its own; use --network bridge with -p, or --backend container",
                 );
             }
-            (NetworkMode::Container(_), BackendKind::Vm) => {
+            (NetworkMode::Container(_), backend) if backend.is_machine() => {
                 return refuse(
                     "--network container:NAME is refused for a VM: a kernel of its own cannot share another's network; put both on one network",
                 );

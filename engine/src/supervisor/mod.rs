@@ -290,7 +290,7 @@ impl Supervisor {
         })?;
         let files = match self.record.spec.backend {
             BackendKind::Native => Vec::new(),
-            BackendKind::Container | BackendKind::Vm => {
+            BackendKind::Container | BackendKind::Vm | BackendKind::Toolbox => {
                 network::compose(&self.home, &self.record, &connection)?.into()
             }
         };

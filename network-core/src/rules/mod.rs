@@ -14,7 +14,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::conntrack;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::netlink::{ACK, Messages, REQUEST, Socket};
 use crate::subnet::{Mac, Subnet};
 
