@@ -33,7 +33,9 @@ use crate::devices::virtio::blk::Disk;
 use crate::kernel::Kernel;
 use crate::machine::Ending;
 use crate::process::{Fork, Process, fork_into};
-use crate::{Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, share};
+use crate::{
+    Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, nic, share,
+};
 
 /// Starts machines with our own monitor, in a child process without another program.
 #[derive(Debug, Clone, Copy, Default)]
@@ -136,6 +138,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         disks.push(Disk::writable(path)?);
     }
     let shares = share::open(&config.shares)?;
+    let networks = nic::open(&config.networks)?;
     let console = config
         .console
         .try_clone()
@@ -150,6 +153,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         initramfs_bytes,
         disks,
         shares,
+        networks,
         console,
         control: for_guest,
         command_line,

@@ -26,13 +26,14 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Disk};
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::fs::{Fs, Server};
+use crate::devices::virtio::net::Net;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
 use crate::event_loop::EventLoop;
 use crate::kernel::Kernel;
 use crate::memory::{allocate, place};
 use crate::share::Shared;
-use crate::{End, Error, Result, Substrate, monotonic_now};
+use crate::{End, Error, Nic, Result, Substrate, monotonic_now};
 
 /// Everything that a machine is made of, opened and checked.
 pub(super) struct Parts {
@@ -43,6 +44,7 @@ pub(super) struct Parts {
     pub(super) initramfs_bytes: u64,
     pub(super) disks: Vec<Disk>,
     pub(super) shares: Vec<Shared>,
+    pub(super) networks: Vec<Nic>,
     pub(super) console: File,
     pub(super) control: UnixStream,
     pub(super) command_line: String,
@@ -62,6 +64,7 @@ impl Parts {
         ];
         all.extend(self.disks.iter().flat_map(Disk::descriptors));
         all.extend(self.shares.iter().map(|share| share.source.as_raw_fd()));
+        all.extend(self.networks.iter().map(|nic| nic.tap.as_raw_fd()));
         all
     }
 }
@@ -74,7 +77,7 @@ const TERMINATED: u32 = 2;
 pub(super) struct Monitor {
     bus: Arc<Bus>,
     vcpus: Vec<Vcpu>,
-    /// Slots with a thread of their own each, since their work may take long; the main thread serves the others.
+    /// Slots with a thread of their own each, since their work may take long or there is much of it; the main thread serves the others.
     slow: usize,
     // Last, so that the machine outlives its virtual CPUs.
     _vm: Vm,
@@ -120,6 +123,9 @@ impl Monitor {
             let server = Server::new(parts.shares, parts.memory_mib)?;
             let device = Fs::new(server).map_err(Error::system("make a timer"))?;
             devices.push(Box::new(device));
+        }
+        for nic in parts.networks {
+            devices.push(Box::new(Net::new(nic)));
         }
         let slow = devices.len();
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)
@@ -275,7 +281,7 @@ fn worker(
         .map_err(Error::system("watch a descriptor"))?;
     let halt = Arc::clone(halt);
     Builder::new()
-        .name(format!("files{number}"))
+        .name(format!("device{number}"))
         .spawn(move || {
             if let Err(error) = events.run() {
                 teller.tell(End::MonitorFailed(format!(

@@ -5,6 +5,7 @@ pub(crate) mod blk;
 pub(crate) mod console;
 pub(crate) mod fs;
 pub(crate) mod mmio;
+pub(crate) mod net;
 pub(crate) mod queue;
 pub(crate) mod rng;
 pub(crate) mod slot;

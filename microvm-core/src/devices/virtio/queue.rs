@@ -23,8 +23,8 @@ const ROUNDS: u32 = 4;
 pub(crate) struct VirtQueue {
     queue: Queue,
     memory: Arc<Memory>,
-    /// Chains were returned since the driver was last told.
-    returned: bool,
+    /// How many chains were returned since the driver was last told.
+    returned: u16,
     /// Chains were left for another turn.
     again: bool,
 }
@@ -69,6 +69,11 @@ impl Chain {
     /// All bytes that the device may write.
     pub(crate) fn writable_bytes(&self) -> u64 {
         total(&self.writable)
+    }
+
+    /// Where the writable byte with this number is.
+    pub(crate) fn writable_at(&self, number: u64) -> Option<GuestAddress> {
+        parts(&self.writable, number, 1).next().map(|part| part.at)
     }
 
     /// Copies readable bytes, from `skip` on, until `into` is full; false when there are too few.
@@ -130,6 +135,17 @@ pub(crate) fn io_vectors(
     into: &mut Vec<libc::iovec>,
 ) -> io::Result<()> {
     into.clear();
+    add_io_vectors(memory, buffers, skip, bytes, into)
+}
+
+/// As [`io_vectors`], behind what is there already.
+pub(crate) fn add_io_vectors(
+    memory: &Memory,
+    buffers: &[Buffer],
+    skip: u64,
+    bytes: u64,
+    into: &mut Vec<libc::iovec>,
+) -> io::Result<()> {
     for part in parts(buffers, skip, bytes) {
         let slice = memory
             .get_slice(part.at, part.bytes as usize)
@@ -149,7 +165,7 @@ impl VirtQueue {
         Ok(Self {
             queue,
             memory,
-            returned: false,
+            returned: 0,
             again: false,
         })
     }
@@ -172,6 +188,16 @@ impl VirtQueue {
     /// Whether the driver has called it ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.queue.ready()
+    }
+
+    /// How many descriptors it has.
+    pub(crate) fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// How many chains one notification may take before others have their turn.
+    pub(crate) fn burst(&self) -> u32 {
+        u32::from(self.queue.size()) * ROUNDS
     }
 
     /// Takes the next chain, if there is one, and says what came.
@@ -221,10 +247,30 @@ impl VirtQueue {
 
     /// Returns a chain, of which the device has written this many bytes.
     pub(crate) fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
-        self.returned = true;
+        self.returned = self.returned.wrapping_add(1);
         self.queue
             .add_used(self.memory.as_ref(), head, written)
             .map_err(|_| Broken)
+    }
+
+    /// Returns chains that the driver must see all at once.
+    pub(crate) fn push_together(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        let Some((&(last, written), others)) = chains.split_last() else {
+            return Ok(());
+        };
+        let mut next = self.queue.next_used();
+        for (head, written) in others {
+            // Section 2.7.8: flags and index, two bytes each, before elements of eight bytes.
+            let place = u64::from(next % self.queue.size());
+            let element = (u64::from(*written) << 32 | u64::from(*head)).to_le_bytes();
+            let at = GuestAddress(self.queue.used_ring() + 4 + 8 * place);
+            self.memory.write_slice(&element, at).map_err(|_| Broken)?;
+            next = next.wrapping_add(1);
+        }
+        self.returned = self.returned.wrapping_add(others.len() as u16);
+        self.queue.set_next_used(next);
+        // It is the index, written with the last of them, by which the driver sees them.
+        self.push(last, written)
     }
 
     /// Takes every chain that comes, gives it to `each`, and returns it with what `each` says it has written.
@@ -236,7 +282,7 @@ impl VirtQueue {
     ) -> Result<(), Broken> {
         let memory = self.memory();
         let mut chain = Chain::default();
-        let mut left = u32::from(self.queue.size()) * ROUNDS;
+        let mut left = self.burst();
         loop {
             self.no_notification()?;
             loop {
@@ -294,22 +340,26 @@ impl VirtQueue {
 
     /// Whether the driver is to be interrupted for what was returned since this was last asked.
     pub(crate) fn take_signal(&mut self) -> bool {
-        if !std::mem::take(&mut self.returned) {
+        let returned = std::mem::take(&mut self.returned);
+        if returned == 0 {
             return false;
-        }
-        if self.queue.event_idx_enabled() {
-            return self
-                .queue
-                .needs_notification(self.memory.as_ref())
-                .unwrap_or(true);
         }
         // All writes to the used ring come before this look at the driver's wish.
         std::sync::atomic::fence(Ordering::SeqCst);
-        let flags: u16 = self
-            .memory
-            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-            .unwrap_or(0);
-        u16::from_le(flags) & NO_INTERRUPT == 0
+        let wish = |offset: u64| {
+            let at = self.queue.avail_ring().checked_add(offset)?;
+            let word: u16 = self.memory.load(GuestAddress(at), Ordering::Relaxed).ok()?;
+            Some(u16::from_le(word))
+        };
+        if !self.queue.event_idx_enabled() {
+            return wish(0).unwrap_or(0) & NO_INTERRUPT == 0;
+        }
+        // Section 2.7.7: behind the ring the driver says with which chain it wants to be interrupted. Is that among these?
+        let Some(event) = wish(4 + 2 * u64::from(self.queue.size())) else {
+            return true;
+        };
+        let next = self.queue.next_used();
+        next.wrapping_sub(event).wrapping_sub(1) < returned
     }
 }
 

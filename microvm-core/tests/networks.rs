@@ -1,0 +1,283 @@
+//! Network devices in real machines: a tap in a network namespace of the test's own on one side, busybox on the other.
+
+mod vm;
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest_protocol::{File, Interface};
+use microvm_core::session::Status;
+use microvm_core::{Nic, substrate};
+
+use vm::{Machine, kvm, sh, tcg};
+
+/// The host's ends of the links, and the guest's.
+const HOST: [u8; 4] = [10, 99, 0, 1];
+const GUEST: [u8; 4] = [10, 99, 0, 2];
+const SECOND_HOST: [u8; 4] = [10, 98, 0, 1];
+const SECOND_GUEST: [u8; 4] = [10, 98, 0, 2];
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
+const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
+const MTU: u16 = 1400;
+
+/// Requests of linux/if_tun.h.
+const TUNSETIFF: u64 = 0x4004_54ca;
+const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
+
+/// Runs a test in a thread that has a network namespace of its own; false, said aloud, where it may have none.
+fn in_a_network(test: impl FnOnce() + Send + 'static) {
+    let outcome = thread::spawn(|| {
+        // SAFETY: unshare takes a number, and changes the calling thread alone.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            let why = io::Error::last_os_error();
+            return eprintln!("skipped: no right to make network namespaces: {why}");
+        }
+        test();
+    })
+    .join();
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: ifreq is plain data, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+fn ioctl<T>(fd: i32, number: u64, mut argument: T) {
+    // SAFETY: the callers here pass the structure that the request takes.
+    let outcome = unsafe { libc::ioctl(fd, number, &raw mut argument) };
+    assert_eq!(outcome, 0, "{number:#x}: {}", io::Error::last_os_error());
+}
+
+/// A tap with an address, which is up.
+fn tap(name: &str, [a, b, c, d]: [u8; 4]) -> OwnedFd {
+    let tap = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .unwrap();
+    let mut wanted = request(name);
+    wanted.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+    ioctl(tap.as_raw_fd(), TUNSETIFF, wanted);
+    ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ, 12i32);
+
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let address = |bytes: [u8; 4]| {
+        // SAFETY: sockaddr is plain data.
+        let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
+        address.sa_family = libc::AF_INET as u16;
+        for (to, from) in address.sa_data[2..].iter_mut().zip(bytes) {
+            *to = from as libc::c_char;
+        }
+        address
+    };
+    let mut wanted = request(name);
+    wanted.ifr_ifru.ifru_addr = address([a, b, c, d]);
+    ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, wanted);
+    wanted.ifr_ifru.ifru_netmask = address([255, 255, 255, 0]);
+    ioctl(socket.as_raw_fd(), libc::SIOCSIFNETMASK, wanted);
+    wanted.ifr_ifru.ifru_mtu = MTU.into();
+    ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, wanted);
+    wanted.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
+    ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, wanted);
+    tap.into()
+}
+
+/// Gives the machine two devices, the second of which is to be the guest's eth0.
+fn connect(machine: &mut Machine) {
+    let nic = |tap, mac| Nic { tap, mac, mtu: MTU };
+    let interface = |mac, name: &str, address, gateway| Interface {
+        mac,
+        name: name.into(),
+        address,
+        prefix: 24,
+        gateway,
+        mtu: MTU,
+    };
+    machine.networks = vec![
+        (
+            nic(tap("tap1", SECOND_HOST), SECOND_MAC),
+            interface(SECOND_MAC, "eth1", SECOND_GUEST, None),
+        ),
+        (
+            nic(tap("tap0", HOST), MAC),
+            interface(MAC, "eth0", GUEST, Some(HOST)),
+        ),
+    ];
+    // The kernel names them in the order of the devices: each has the other's name.
+    machine.networks[0].1.name = "eth1".into();
+}
+
+/// What the guest does: says what it has got, sends the beginning of a file, receives, sends back what it has received, calls
+/// over its other device, and is called.
+const SCRIPT: &str = r#"
+b() { busybox "$@"; }
+cat /sys/class/net/eth0/address /sys/class/net/eth1/address /sys/class/net/eth0/mtu
+b ip -4 -o addr show | b awk '{print $2, $4}' | b sort
+b ip route | b awk '{print $1, $2, $3, $5}' | b sort
+head -c $BYTES /bin/busybox | b nc 10.99.0.1 9000
+b nc 10.99.0.1 9001 > /tmp/received
+b nc 10.99.0.1 9002 < /tmp/received
+b nc 10.98.0.1 9003 < /etc/hostname
+echo ready
+b nc -l -p 7000
+"#;
+
+const SETTINGS: &str = "02:00:00:00:00:0a\n02:00:00:00:00:0b\n1400\n\
+    eth0 10.99.0.2/24\neth1 10.98.0.2/24\nlo 127.0.0.1/8\n\
+    10.98.0.0/24 dev eth1 link\n10.99.0.0/24 dev eth0 link\ndefault via 10.99.0.1 eth0\n";
+
+/// Bytes that no part of which is like another.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let step = |state: &mut u64| {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 56) as u8
+    };
+    (0..count).map(|_| step(&mut state)).collect()
+}
+
+fn listen(address: [u8; 4], port: u16) -> TcpListener {
+    TcpListener::bind((Ipv4Addr::from(address), port)).unwrap()
+}
+
+/// Connects as soon as the guest listens.
+fn call(address: [u8; 4], port: u16) -> TcpStream {
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        match TcpStream::connect((Ipv4Addr::from(address), port)) {
+            Ok(stream) => return stream,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What the next caller sends, to its end.
+fn hear(listener: &TcpListener) -> Vec<u8> {
+    let mut heard = Vec::new();
+    let mut stream = listener.accept().unwrap().0;
+    stream.read_to_end(&mut heard).unwrap();
+    heard
+}
+
+/// Lets the guest send and receive this many bytes, call and be called.
+fn exchange(machine: &mut Machine, bytes: usize) {
+    connect(machine);
+    let [up, down, back] = [9000, 9001, 9002].map(|port| listen(HOST, port));
+    let second = listen(SECOND_HOST, 9003);
+    let host = thread::spawn(move || {
+        assert!(hear(&up) == guest_artifacts::BUSYBOX[..bytes]);
+        let sent = noise(bytes);
+        let mut stream = down.accept().unwrap().0;
+        stream.write_all(&sent).unwrap();
+        drop(stream);
+        assert!(hear(&back) == sent);
+        assert_eq!(hear(&second), b"from-the-image\n");
+    });
+    machine.process.env.push(format!("BYTES={bytes}"));
+    machine.process.args = sh(SCRIPT);
+    let ran = machine.run_and(&[], "ready\n", |_| {
+        let mut stream = call(GUEST, 7000);
+        stream.write_all(b"a word from the host\n").unwrap();
+    });
+    assert_eq!(
+        String::from_utf8_lossy(&ran.stdout),
+        format!("{SETTINGS}ready\na word from the host\n"),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    assert_eq!(ran.exit().status, Status::Code(0));
+    host.join().unwrap();
+}
+
+#[test]
+fn the_host_and_a_guest_under_tcg_talk() {
+    let Some(mut machine) = tcg() else { return };
+    in_a_network(move || exchange(&mut machine, 1 << 20));
+}
+
+/// One boot for much: on kvm_pvm it takes many seconds, and so does each command.
+#[test]
+fn the_host_and_a_guest_on_kvm_talk() {
+    let Some(mut machine) = kvm() else { return };
+    let bytes = if substrate().is_hardware() {
+        1 << 20
+    } else {
+        200_000
+    };
+    in_a_network(move || exchange(&mut machine, bytes));
+}
+
+/// What an image may have where the host lays its files.
+#[test]
+fn an_image_whose_etc_leads_elsewhere_gets_its_files_and_starts() {
+    let Some(mut machine) = tcg() else { return };
+    let top = machine.folder.path().join("top.d");
+    std::fs::create_dir(&top).unwrap();
+    symlink("../../../../nowhere/etc", top.join("etc")).unwrap();
+    symlink("/etc/../circle", top.join("circle")).unwrap();
+    symlink("/outside/resolv.conf", top.join("link")).unwrap();
+    std::fs::create_dir(top.join("directory")).unwrap();
+    std::fs::write(top.join("file"), "the image's\n").unwrap();
+    machine.images.insert(0, vm::erofs(&top));
+    let file = |path: &str| File {
+        path: path.into(),
+        contents: "laid\n".into(),
+        mode: 0o644,
+    };
+    let places = [
+        "/etc/hosts",
+        "/etc/resolv.conf",
+        "/circle/hosts",
+        "/link",
+        "/directory",
+        "/file/hosts",
+        "/file",
+        "/sys/hosts",
+        "/../../above",
+    ];
+    machine.files = places.map(file).to_vec();
+    machine.process.args =
+        sh("cat /etc/hosts /nowhere/etc/resolv.conf /link /file /above; ls -d /outside; echo up");
+    let ran = machine.run(&[]);
+    assert_eq!(
+        String::from_utf8_lossy(&ran.stdout),
+        format!("{}up\n", "laid\n".repeat(5)),
+        "{ran:?}"
+    );
+    let console = std::fs::read_to_string(machine.folder.path().join("console")).unwrap();
+    for place in ["/circle/hosts", "/directory", "/file/hosts", "/sys/hosts"] {
+        let said = format!("cannot lay a file over {place}: ");
+        assert!(console.contains(&said), "{said} is not in {console}");
+    }
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named_by_its_address() {
+    let Some(mut machine) = tcg() else { return };
+    in_a_network(move || {
+        connect(&mut machine);
+        machine.networks[0].1.mac = [2, 0, 0, 0, 0, 0xff];
+        machine.process.args = sh("true");
+        let said = machine.run(&[]).outcome.unwrap_err().to_string();
+        assert!(
+            said.contains("no interface has the hardware address 02:00:00:00:00:ff"),
+            "{said}"
+        );
+    });
+}
