@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_protocol::{File, Interface};
+use microvm_core::cmdline::PVM_GLIBC_TUNABLES;
 use microvm_core::session::Status;
 use microvm_core::{Nic, substrate};
 
@@ -215,11 +216,12 @@ fn the_host_and_a_guest_under_tcg_talk() {
 #[test]
 fn the_host_and_a_guest_on_kvm_talk() {
     let Some(mut machine) = kvm() else { return };
-    let bytes = if substrate().is_hardware() {
-        1 << 20
-    } else {
-        200_000
-    };
+    let mut bytes = 1 << 20;
+    if !substrate().is_hardware() {
+        bytes = 200_000;
+        // As the engine does: without it busybox's C library keeps what it copies in registers that are not kept.
+        machine.process.env.push(PVM_GLIBC_TUNABLES.into());
+    }
     in_a_network(move || exchange(&mut machine, bytes));
 }
 
@@ -230,7 +232,7 @@ fn an_image_whose_etc_leads_elsewhere_gets_its_files_and_starts() {
     let top = machine.folder.path().join("top.d");
     std::fs::create_dir(&top).unwrap();
     symlink("../../../../nowhere/etc", top.join("etc")).unwrap();
-    symlink("/etc/../circle", top.join("circle")).unwrap();
+    symlink("/circle/circle", top.join("circle")).unwrap();
     symlink("/outside/resolv.conf", top.join("link")).unwrap();
     std::fs::create_dir(top.join("directory")).unwrap();
     std::fs::write(top.join("file"), "the image's\n").unwrap();
