@@ -2,19 +2,17 @@
 
 mod vm;
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use guest_protocol::{File, Interface};
 use microvm_core::cmdline::PVM_GLIBC_TUNABLES;
 use microvm_core::session::Status;
 use microvm_core::{Nic, substrate};
 
+use vm::tap::{call, in_a_network, tap};
 use vm::{Machine, kvm, sh, tcg};
 
 /// The host's ends of the links, and the guest's.
@@ -25,76 +23,6 @@ const SECOND_GUEST: [u8; 4] = [10, 98, 0, 2];
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0a];
 const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x0b];
 const MTU: u16 = 1400;
-
-/// Requests of linux/if_tun.h.
-const TUNSETIFF: u64 = 0x4004_54ca;
-const TUNSETVNETHDRSZ: u64 = 0x4004_54d8;
-
-/// Runs a test in a thread that has a network namespace of its own; false, said aloud, where it may have none.
-fn in_a_network(test: impl FnOnce() + Send + 'static) {
-    let outcome = thread::spawn(|| {
-        // SAFETY: unshare takes a number, and changes the calling thread alone.
-        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-            let why = io::Error::last_os_error();
-            return eprintln!("skipped: no right to make network namespaces: {why}");
-        }
-        test();
-    })
-    .join();
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn request(name: &str) -> libc::ifreq {
-    // SAFETY: ifreq is plain data, for which zeros are a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request
-}
-
-fn ioctl<T>(fd: i32, number: u64, mut argument: T) {
-    // SAFETY: the callers here pass the structure that the request takes.
-    let outcome = unsafe { libc::ioctl(fd, number, &raw mut argument) };
-    assert_eq!(outcome, 0, "{number:#x}: {}", io::Error::last_os_error());
-}
-
-/// A tap with an address, which is up.
-fn tap(name: &str, [a, b, c, d]: [u8; 4]) -> OwnedFd {
-    let tap = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .unwrap();
-    let mut wanted = request(name);
-    wanted.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
-    ioctl(tap.as_raw_fd(), TUNSETIFF, wanted);
-    ioctl(tap.as_raw_fd(), TUNSETVNETHDRSZ, 12i32);
-
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-    let address = |bytes: [u8; 4]| {
-        // SAFETY: sockaddr is plain data.
-        let mut address: libc::sockaddr = unsafe { std::mem::zeroed() };
-        address.sa_family = libc::AF_INET as u16;
-        for (to, from) in address.sa_data[2..].iter_mut().zip(bytes) {
-            *to = from as libc::c_char;
-        }
-        address
-    };
-    let mut wanted = request(name);
-    wanted.ifr_ifru.ifru_addr = address([a, b, c, d]);
-    ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, wanted);
-    wanted.ifr_ifru.ifru_netmask = address([255, 255, 255, 0]);
-    ioctl(socket.as_raw_fd(), libc::SIOCSIFNETMASK, wanted);
-    wanted.ifr_ifru.ifru_mtu = MTU.into();
-    ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, wanted);
-    wanted.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-    ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, wanted);
-    tap.into()
-}
 
 /// Gives the machine two devices, the second of which is to be the guest's eth0.
 fn connect(machine: &mut Machine) {
@@ -109,11 +37,11 @@ fn connect(machine: &mut Machine) {
     };
     machine.networks = vec![
         (
-            nic(tap("tap1", SECOND_HOST), SECOND_MAC),
+            nic(tap("tap1", SECOND_HOST, MTU), SECOND_MAC),
             interface(SECOND_MAC, "eth1", SECOND_GUEST, None),
         ),
         (
-            nic(tap("tap0", HOST), MAC),
+            nic(tap("tap0", HOST, MTU), MAC),
             interface(MAC, "eth0", GUEST, Some(HOST)),
         ),
     ];
@@ -154,18 +82,6 @@ fn noise(count: usize) -> Vec<u8> {
 
 fn listen(address: [u8; 4], port: u16) -> TcpListener {
     TcpListener::bind((Ipv4Addr::from(address), port)).unwrap()
-}
-
-/// Connects as soon as the guest listens.
-fn call(address: [u8; 4], port: u16) -> TcpStream {
-    let until = Instant::now() + Duration::from_secs(120);
-    loop {
-        match TcpStream::connect((Ipv4Addr::from(address), port)) {
-            Ok(stream) => return stream,
-            Err(error) => assert!(Instant::now() < until, "{error}"),
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// What the next caller sends, to its end.

@@ -3,6 +3,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod tap;
+
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
@@ -97,7 +99,8 @@ pub(crate) fn kvm() -> Option<Machine> {
     }
 }
 
-fn machine(accelerator: Accelerator) -> Option<Machine> {
+/// A machine with this accelerator, or `None`, said aloud, where what its image is made with is missing.
+pub(crate) fn machine(accelerator: Accelerator) -> Option<Machine> {
     if !Path::new(KERNEL).exists() {
         eprintln!("skipped: no guest kernel at {KERNEL}: run guest/kernel/build.sh");
         return None;
