@@ -73,6 +73,17 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Something that cannot be a network device of a guest's.
+    #[error(
+        "cannot give the guest the network device {:02x}:{:02x}:{:02x}:{:02x}:{:02x}:{:02x}: {why}",
+        mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]
+    )]
+    Nic {
+        /// The device's hardware address.
+        mac: [u8; 6],
+        /// What is wrong with it.
+        why: String,
+    },
     /// virtiofsd is needed, and is not installed.
     #[error(
         "virtiofsd is not installed, without which QEMU shares no directories with a guest: install the package \

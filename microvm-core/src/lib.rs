@@ -29,6 +29,7 @@ mod kernel;
 pub mod kvm;
 mod machine;
 mod memory;
+mod nic;
 pub mod process;
 pub mod qemu;
 pub mod session;

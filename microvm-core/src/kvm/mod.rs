@@ -34,7 +34,9 @@ use crate::devices::virtio::net::Net;
 use crate::kernel::Kernel;
 use crate::machine::Ending;
 use crate::process::{Fork, Process, fork_into};
-use crate::{Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, share};
+use crate::{
+    Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, nic, share,
+};
 
 /// Starts machines with our own monitor, in a child process without another program.
 #[derive(Debug, Clone, Copy, Default)]
@@ -137,18 +139,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         disks.push(Disk::writable(path)?);
     }
     let shares = share::open(&config.shares)?;
-    within(
-        "the number of network devices",
-        config.networks.len() as u64,
-        &0u64,
-        &(NICS_MAX as u64),
-    )?;
-    let networks = config
-        .networks
-        .iter()
-        .map(|nic| Ok(Net::new(nic.tap.try_clone()?, nic.mac, nic.mtu)))
-        .collect::<io::Result<Vec<_>>>()
-        .map_err(Error::system("copy a tap's descriptor"))?;
+    let networks = nic::open(&config.networks)?;
     let console = config
         .console
         .try_clone()

@@ -33,7 +33,7 @@ use crate::event_loop::EventLoop;
 use crate::kernel::Kernel;
 use crate::memory::{allocate, place};
 use crate::share::Shared;
-use crate::{End, Error, Result, Substrate, monotonic_now};
+use crate::{End, Error, Nic, Result, Substrate, monotonic_now};
 
 /// Everything that a machine is made of, opened and checked.
 pub(super) struct Parts {
@@ -44,7 +44,7 @@ pub(super) struct Parts {
     pub(super) initramfs_bytes: u64,
     pub(super) disks: Vec<Disk>,
     pub(super) shares: Vec<Shared>,
-    pub(super) networks: Vec<Net>,
+    pub(super) networks: Vec<Nic>,
     pub(super) console: File,
     pub(super) control: UnixStream,
     pub(super) command_line: String,
@@ -64,7 +64,7 @@ impl Parts {
         ];
         all.extend(self.disks.iter().flat_map(Disk::descriptors));
         all.extend(self.shares.iter().map(|share| share.source.as_raw_fd()));
-        all.extend(self.networks.iter().map(Net::descriptor));
+        all.extend(self.networks.iter().map(|nic| nic.tap.as_raw_fd()));
         all
     }
 }
@@ -77,7 +77,7 @@ const TERMINATED: u32 = 2;
 pub(super) struct Monitor {
     bus: Arc<Bus>,
     vcpus: Vec<Vcpu>,
-    /// Slots with a thread of their own each, since their work may take long; the main thread serves the others.
+    /// Slots with a thread of their own each, since their work may take long or there is much of it; the main thread serves the others.
     slow: usize,
     // Last, so that the machine outlives its virtual CPUs.
     _vm: Vm,
@@ -124,8 +124,8 @@ impl Monitor {
             let device = Fs::new(server).map_err(Error::system("make a timer"))?;
             devices.push(Box::new(device));
         }
-        for net in parts.networks {
-            devices.push(Box::new(net));
+        for nic in parts.networks {
+            devices.push(Box::new(Net::new(nic)));
         }
         let slow = devices.len();
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)

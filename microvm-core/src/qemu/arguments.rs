@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use serde_json::{Value, json};
 
-use crate::{Nic, VmConfig};
+use crate::config::{Nic, VmConfig};
 
 /// The descriptors QEMU gets. Their numbers stay what they are.
 #[derive(Default)]
@@ -54,8 +54,32 @@ pub(super) struct Machine<'a> {
     pub(super) qmp: i32,
     /// The connection to virtiofsd.
     pub(super) shares: Option<i32>,
-    /// Network devices, each with the number of its tap's descriptor.
-    pub(super) networks: &'a [(i32, &'a Nic)],
+    pub(super) networks: &'a [Network],
+}
+
+/// A network device, whose tap is passed.
+pub(super) struct Network {
+    tap: i32,
+    mac: String,
+    mtu: u16,
+}
+
+impl Network {
+    pub(super) fn pass(nic: Nic, passed: &mut Passed) -> Self {
+        Self {
+            mac: nic.mac.map(|byte| format!("{byte:02x}")).join(":"),
+            mtu: nic.mtu,
+            tap: passed.file(nic.tap),
+        }
+    }
+}
+
+/// How many virtio devices the machine has places for.
+const SLOTS: usize = 8;
+
+/// How many network devices it has places for, beside these disks and the shares, the control channel and the random numbers.
+pub(super) fn network_slots(disks: usize, shares: bool) -> usize {
+    SLOTS - 2 - disks - usize::from(shares)
 }
 
 impl Machine<'_> {
@@ -72,7 +96,10 @@ impl Machine<'_> {
             let memory = json!({"qom-type": "memory-backend-memfd", "id": "memory", "size": size, "share": true});
             arguments.pair("-object", memory.to_string());
             arguments.pair("-machine", "memory-backend=memory");
-            // It speaks no virtio from before version 1, which the bus of this machine takes unless told otherwise.
+        }
+        if self.shares.is_some() || !self.networks.is_empty() {
+            // The bus of this machine speaks virtio from before version 1 unless told otherwise. virtiofsd does not, and a
+            // network device's header should be the same with both monitors.
             arguments.pair("-global", "virtio-mmio.force-legacy=false");
         }
         arguments.pair("-accel", if self.kvm { "kvm" } else { "tcg,thread=multi" });
@@ -114,16 +141,15 @@ impl Machine<'_> {
                 "queue-size": 1024,
             }));
         }
-        for (number, (tap, nic)) in self.networks.iter().enumerate() {
-            let id = format!("net{number}");
-            // Not the kernel's own device (vhost): it is not there on every host.
-            arguments.pair("-netdev", format!("tap,id={id},fd={tap},vhost=off"));
-            let [a, b, c, d, e, f] = nic.mac;
+        for (index, network) in self.networks.iter().enumerate() {
+            let name = format!("net{index}");
+            let tap = network.tap;
+            arguments.pair("-netdev", format!("tap,id={name},fd={tap},vhost=off"));
             arguments.device(&json!({
                 "driver": "virtio-net-device",
-                "netdev": id,
-                "mac": format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"),
-                "host_mtu": nic.mtu,
+                "netdev": name,
+                "mac": network.mac,
+                "host_mtu": network.mtu,
             }));
         }
         arguments.device(&json!({"driver": "virtio-serial-device", "max_ports": 2}));
@@ -192,6 +218,14 @@ mod tests {
         let mut passed = Passed::default();
         let file = File::open("/dev/null").unwrap();
         let number = file.as_raw_fd();
+        let tap = File::open("/dev/null").unwrap();
+        let tap_number = tap.as_raw_fd();
+        let nic = Nic {
+            tap: tap.into(),
+            mac: [2, 0x42, 172, 17, 0, 10],
+            mtu: 1450,
+        };
+        let network = Network::pass(nic, &mut passed);
         let disks = [
             json!({"driver": "raw", "file": passed.shared(file, true)}),
             json!({"driver": "null-co"}),
@@ -207,7 +241,7 @@ mod tests {
             control: 42,
             qmp: 43,
             shares: Some(44),
-            networks: &[],
+            networks: &[network],
         };
         let line = machine.arguments(&passed).join("\n");
         assert!(line.contains("-append\nquiet a,b\n"));
@@ -218,5 +252,21 @@ mod tests {
         assert!(line.contains("socket,id=control,fd=42"));
         assert!(line.contains("socket,id=shares,fd=44"));
         assert!(line.contains("\"share\":true"));
+        assert!(line.contains(&format!("-netdev\ntap,id=net0,fd={tap_number},vhost=off\n")));
+        assert!(line.contains("\"mac\":\"02:42:ac:11:00:0a\""));
+        assert!(line.contains("\"host_mtu\":1450"));
+        let of = |number| {
+            passed
+                .descriptors()
+                .iter()
+                .any(|fd| fd.as_raw_fd() == number)
+        };
+        assert!(of(tap_number), "QEMU gets the tap");
+    }
+
+    #[test]
+    fn a_machine_with_everything_has_places_for_three_network_devices() {
+        assert_eq!(network_slots(2, true), 3);
+        assert_eq!(network_slots(1, false), 5);
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 
 pub use share::virtiofsd_binary;
 
-use arguments::Passed;
+use arguments::{Network, Passed};
 use monitor::Monitor;
 use spawn::Child;
 
@@ -66,6 +66,7 @@ impl Hypervisor for Qemu {
         let control_fd = passed.file(guest_end);
         let qmp_fd = passed.file(qmp_end);
 
+        let networks = networks(config, disks.len(), &mut passed)?;
         let shared = crate::share::open(&config.shares)?;
         let server = match shared.is_empty() {
             true => None,
@@ -146,6 +147,22 @@ fn start(
             })
         }
     }
+}
+
+/// The network devices, as far as the machine has places for them.
+fn networks(config: &VmConfig, disks: usize, passed: &mut Passed) -> Result<Vec<Network>> {
+    let nics = crate::nic::open(&config.networks)?;
+    let most = arguments::network_slots(disks, !config.shares.is_empty());
+    if nics.len() > most {
+        return Err(Error::OutOfRange {
+            what: "the number of network devices beside what else QEMU's machine has places for",
+            given: nics.len() as u64,
+            least: 0,
+            most: most as u64,
+        });
+    }
+    let pass = |nic| Network::pass(nic, passed);
+    Ok(nics.into_iter().map(pass).collect())
 }
 
 /// The bounds that both monitors share.

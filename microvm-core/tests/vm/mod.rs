@@ -3,6 +3,8 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod tap;
+
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,12 +14,14 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use guest_protocol::{Extent, File, GuestConfig, ImageDisk, Mount, Process, SharedMount};
+use guest_protocol::{
+    Extent, File, GuestConfig, ImageDisk, Interface, Mount, Process, SharedMount,
+};
 use microvm_core::session::{
     Exec, ExecRequest, Exit, Guest, Handle, Main, Options, SessionError, StdioFds,
 };
 use microvm_core::{
-    Accelerator, Share, Stage, Substrate, VmConfig, launch, qemu_binary, substrate,
+    Accelerator, Nic, Share, Stage, Substrate, VmConfig, launch, qemu_binary, substrate,
 };
 use tempfile::TempDir;
 
@@ -50,6 +54,8 @@ pub(crate) struct Machine {
     pub(crate) mounts: Vec<Mount>,
     /// Paths here, where they are in the guest, and whether they are read-only.
     pub(crate) shares: Vec<(PathBuf, &'static str, bool)>,
+    /// Network devices, and what the guest makes of them.
+    pub(crate) networks: Vec<(Nic, Interface)>,
     pub(crate) files: Vec<File>,
     pub(crate) shm_bytes: u64,
     pub(crate) process: Process,
@@ -93,7 +99,8 @@ pub(crate) fn kvm() -> Option<Machine> {
     }
 }
 
-fn machine(accelerator: Accelerator) -> Option<Machine> {
+/// A machine with this accelerator, or `None`, said aloud, where what its image is made with is missing.
+pub(crate) fn machine(accelerator: Accelerator) -> Option<Machine> {
     if !Path::new(KERNEL).exists() {
         eprintln!("skipped: no guest kernel at {KERNEL}: run guest/kernel/build.sh");
         return None;
@@ -118,6 +125,7 @@ fn machine(accelerator: Accelerator) -> Option<Machine> {
         read_only_rootfs: false,
         mounts: Vec::new(),
         shares: Vec::new(),
+        networks: Vec::new(),
         files: Vec::new(),
         shm_bytes: 64 << 20,
         process: process(Vec::new()),
@@ -217,6 +225,13 @@ fn share((number, (path, _, read_only)): (u32, &(PathBuf, &str, bool))) -> Share
     }
 }
 
+fn copy(nic: &Nic) -> Nic {
+    Nic {
+        tap: nic.tap.try_clone().unwrap(),
+        ..*nic
+    }
+}
+
 /// A shell and a script for it.
 pub(crate) fn sh(script: &str) -> Vec<String> {
     ["/bin/sh", "-c", script].map(str::to_owned).to_vec()
@@ -255,7 +270,7 @@ pub(crate) fn layer(folder: &Path, name: &str, files: &[(&str, &str)]) -> PathBu
 }
 
 /// Makes an EROFS image beside a directory, out of it.
-fn erofs(root: &Path) -> PathBuf {
+pub(crate) fn erofs(root: &Path) -> PathBuf {
     let image = root.with_extension("erofs");
     let output = Command::new("mkfs.erofs")
         .arg("--all-root")
@@ -322,6 +337,7 @@ impl Machine {
         config.image_disk.clone_from(&self.images);
         config.writable_disk.clone_from(&self.writable);
         config.shares = (0..).zip(&self.shares).map(share).collect();
+        config.networks = self.networks.iter().map(|(nic, _)| copy(nic)).collect();
         config.vcpus = self.vcpus;
         config.memory_mib = self.memory_mib;
         let vm = launch(self.accelerator, &config).unwrap();
@@ -430,7 +446,11 @@ impl Machine {
                     read_only: *read_only,
                 })
                 .collect(),
-            networks: Vec::new(),
+            networks: self
+                .networks
+                .iter()
+                .map(|(_, interface)| interface.clone())
+                .collect(),
             files: self.files.clone(),
             shm_bytes: self.shm_bytes,
             process: self.process.clone(),

@@ -23,8 +23,8 @@ const ROUNDS: u32 = 4;
 pub(crate) struct VirtQueue {
     queue: Queue,
     memory: Arc<Memory>,
-    /// Chains were returned since the driver was last told.
-    returned: bool,
+    /// How many chains were returned since the driver was last told.
+    returned: u16,
     /// Chains were left for another turn.
     again: bool,
     /// How far the used ring had come when the driver was last told.
@@ -71,6 +71,11 @@ impl Chain {
     /// All bytes that the device may write.
     pub(crate) fn writable_bytes(&self) -> u64 {
         total(&self.writable)
+    }
+
+    /// Where the writable byte with this number is.
+    pub(crate) fn writable_at(&self, number: u64) -> Option<GuestAddress> {
+        parts(&self.writable, number, 1).next().map(|part| part.at)
     }
 
     /// Copies readable bytes, from `skip` on, until `into` is full; false when there are too few.
@@ -132,6 +137,17 @@ pub(crate) fn io_vectors(
     into: &mut Vec<libc::iovec>,
 ) -> io::Result<()> {
     into.clear();
+    add_io_vectors(memory, buffers, skip, bytes, into)
+}
+
+/// As [`io_vectors`], behind what is there already.
+pub(crate) fn add_io_vectors(
+    memory: &Memory,
+    buffers: &[Buffer],
+    skip: u64,
+    bytes: u64,
+    into: &mut Vec<libc::iovec>,
+) -> io::Result<()> {
     for part in parts(buffers, skip, bytes) {
         let slice = memory
             .get_slice(part.at, part.bytes as usize)
@@ -151,7 +167,7 @@ impl VirtQueue {
         Ok(Self {
             queue,
             memory,
-            returned: false,
+            returned: 0,
             again: false,
             told: 0,
         })
@@ -175,6 +191,16 @@ impl VirtQueue {
     /// Whether the driver has called it ready.
     pub(crate) fn is_ready(&self) -> bool {
         self.queue.ready()
+    }
+
+    /// How many descriptors it has.
+    pub(crate) fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// How many chains one notification may take before others have their turn.
+    pub(crate) fn burst(&self) -> u32 {
+        u32::from(self.queue.size()) * ROUNDS
     }
 
     /// Takes the next chain, if there is one, and says what came.
@@ -224,36 +250,30 @@ impl VirtQueue {
 
     /// Returns a chain, of which the device has written this many bytes.
     pub(crate) fn push(&mut self, head: u16, written: u32) -> Result<(), Broken> {
-        self.returned = true;
+        self.returned = self.returned.wrapping_add(1);
         self.queue
             .add_used(self.memory.as_ref(), head, written)
             .map_err(|_| Broken)
     }
 
-    /// Returns several chains so that the driver sees all of them or none: a frame that fills several buffers.
-    pub(crate) fn push_all(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
-        let (size, ring) = (self.queue.size(), self.queue.used_ring());
-        let next = self.queue.next_used();
-        let in_range = chains.iter().all(|(head, _)| *head < size);
-        let count = u16::try_from(chains.len()).map_err(|_| Broken)?;
-        if !in_range || count > size {
-            return Err(Broken);
+    /// Returns chains that the driver must see all at once.
+    pub(crate) fn push_together(&mut self, chains: &[(u16, u32)]) -> Result<(), Broken> {
+        let Some((&(last, written), others)) = chains.split_last() else {
+            return Ok(());
+        };
+        let mut next = self.queue.next_used();
+        for (head, written) in others {
+            // Section 2.7.8: flags and index, two bytes each, before elements of eight bytes.
+            let place = u64::from(next % self.queue.size());
+            let element = (u64::from(*written) << 32 | u64::from(*head)).to_le_bytes();
+            let at = GuestAddress(self.queue.used_ring() + 4 + 8 * place);
+            self.memory.write_slice(&element, at).map_err(|_| Broken)?;
+            next = next.wrapping_add(1);
         }
-        for (place, (head, written)) in (0..).zip(chains) {
-            // The layout of virtq_used (section 2.7.8): flags, index, then elements of eight bytes.
-            let slot = u64::from(next.wrapping_add(place) % size);
-            let at = ring.checked_add(4 + 8 * slot).ok_or(Broken)?;
-            let element = u64::from(*head) | u64::from(*written) << 32;
-            self.memory
-                .write_obj(element.to_le(), GuestAddress(at))
-                .map_err(|_| Broken)?;
-        }
-        let new = next.wrapping_add(count);
-        self.queue.set_next_used(new);
-        self.returned = true;
-        self.memory
-            .store(new.to_le(), GuestAddress(ring + 2), Ordering::Release)
-            .map_err(|_| Broken)
+        self.returned = self.returned.wrapping_add(others.len() as u16);
+        self.queue.set_next_used(next);
+        // It is the index, written with the last of them, by which the driver sees them.
+        self.push(last, written)
     }
 
     /// Takes every chain that comes, gives it to `each`, and returns it with what `each` says it has written.
@@ -265,7 +285,7 @@ impl VirtQueue {
     ) -> Result<(), Broken> {
         let memory = self.memory();
         let mut chain = Chain::default();
-        let mut left = u32::from(self.queue.size()) * ROUNDS;
+        let mut left = self.burst();
         loop {
             self.no_notification()?;
             loop {
@@ -323,27 +343,26 @@ impl VirtQueue {
 
     /// Whether the driver is to be interrupted for what was returned since this was last asked.
     pub(crate) fn take_signal(&mut self) -> bool {
-        if !std::mem::take(&mut self.returned) {
+        let returned = std::mem::take(&mut self.returned);
+        if returned == 0 {
             return false;
         }
         // All writes to the used ring come before this look at the driver's wish.
         std::sync::atomic::fence(Ordering::SeqCst);
-        let (new, old) = (self.queue.next_used(), self.told);
-        self.told = new;
-        if self.queue.event_idx_enabled() {
-            // Behind the available ring: up to where the driver wants no word (section 2.7.10).
-            let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
-            let event: u16 = self
-                .memory
-                .load(GuestAddress(at), Ordering::Relaxed)
-                .map_or(new.wrapping_sub(1), u16::from_le);
-            return new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old);
+        let wish = |offset: u64| {
+            let at = self.queue.avail_ring().checked_add(offset)?;
+            let word: u16 = self.memory.load(GuestAddress(at), Ordering::Relaxed).ok()?;
+            Some(u16::from_le(word))
+        };
+        if !self.queue.event_idx_enabled() {
+            return wish(0).unwrap_or(0) & NO_INTERRUPT == 0;
         }
-        let flags: u16 = self
-            .memory
-            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
-            .unwrap_or(0);
-        u16::from_le(flags) & NO_INTERRUPT == 0
+        // Section 2.7.7: behind the ring the driver says with which chain it wants to be interrupted. Is that among these?
+        let Some(event) = wish(4 + 2 * u64::from(self.queue.size())) else {
+            return true;
+        };
+        let next = self.queue.next_used();
+        next.wrapping_sub(event).wrapping_sub(1) < returned
     }
 }
 

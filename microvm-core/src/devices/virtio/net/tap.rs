@@ -1,57 +1,109 @@
-//! The host's end: a tap (Documentation/networking/tuntap.rst).
+//! The host's end: one packet with its header at each read and write.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::feature;
 
-/// The most pieces that the kernel takes at once (IOV_MAX).
-const PIECES: usize = 1024;
+/// Of linux/if_tun.h: the request that says what whoever reads can take, and what there is to say.
+const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
+const TUN_F_CSUM: libc::c_ulong = 1;
+const TUN_F_TSO4: libc::c_ulong = 2;
+const TUN_F_TSO6: libc::c_ulong = 4;
+const TUN_F_TSO_ECN: libc::c_ulong = 8;
 
-/// Reads a frame into guest memory; its length with its header.
-pub(super) fn read(tap: &OwnedFd, vectors: &[libc::iovec]) -> io::Result<u64> {
-    let count = vectors.len().min(PIECES);
-    // SAFETY: each piece is guest memory that stays mapped while the caller holds it; what the guest reads and writes there
-    // meanwhile is its own affair, and nothing of ours refers to it.
-    let got = unsafe { libc::readv(tap.as_raw_fd(), vectors.as_ptr(), count as i32) };
-    u64::try_from(got).map_err(|_| io::Error::last_os_error())
+/// How many packets a tap holds at most, unless its queue was made longer.
+const HELD: usize = 1000;
+
+/// A tap that does not block.
+pub(super) struct Tap(OwnedFd);
+
+/// Whether an error of a write says that there will be no packets any more: the interface was deleted, or is none. Other
+/// errors are about one packet, or an interface that is down.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EBADFD | libc::EBADF | libc::ENODEV)
+    )
 }
 
-/// Writes a frame from guest memory.
-pub(super) fn write(tap: &OwnedFd, vectors: &[libc::iovec]) -> io::Result<u64> {
-    if vectors.len() > PIECES {
-        return Err(io::ErrorKind::InvalidInput.into());
+/// Whether an error of a read may be followed by packets. A tap that will give none any more is readable for ever.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EINTR | libc::EFAULT | libc::ENOMEM | libc::ENOBUFS)
+    )
+}
+
+impl Tap {
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
     }
-    // SAFETY: as for `read`.
-    let sent = unsafe { libc::writev(tap.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32) };
-    u64::try_from(sent).map_err(|_| io::Error::last_os_error())
-}
 
-/// Lets the tap leave to the guest what its driver said that it does itself.
-pub(super) fn set_offloads(tap: &OwnedFd, features: u64) -> io::Result<()> {
-    let mut offloads = 0;
-    if features & feature::GUEST_CSUM != 0 {
-        // Segmentation goes with checksums only, as the kernel has it too.
-        for (wanted, offload) in [
-            (feature::GUEST_CSUM, libc::TUN_F_CSUM),
-            (feature::GUEST_TSO4, libc::TUN_F_TSO4),
-            (feature::GUEST_TSO6, libc::TUN_F_TSO6),
-            (feature::GUEST_ECN, libc::TUN_F_TSO_ECN),
-        ] {
-            if features & wanted != 0 {
-                offloads |= offload;
+    pub(super) fn descriptor(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Has the host send what a driver with these features takes: checksums left to whoever needs them, and segments that are
+    /// not cut yet. A host that cannot sends what every driver takes.
+    pub(super) fn set_offloads(&self, features: u64) {
+        let mut offloads = 0;
+        if features & feature::GUEST_CSUM != 0 {
+            offloads = TUN_F_CSUM;
+            for (wanted, offload) in [
+                (feature::GUEST_TSO4, TUN_F_TSO4),
+                (feature::GUEST_TSO6, TUN_F_TSO6),
+            ] {
+                if features & wanted != 0 {
+                    offloads |= offload;
+                    if features & feature::GUEST_ECN != 0 {
+                        offloads |= TUN_F_TSO_ECN;
+                    }
+                }
             }
         }
+        // SAFETY: TUNSETOFFLOAD takes a number; any other kind of file refuses the request.
+        unsafe { libc::ioctl(self.descriptor(), TUNSETOFFLOAD as _, offloads) };
     }
-    // SAFETY: TUNSETOFFLOAD takes a number.
-    match unsafe {
-        libc::ioctl(
-            tap.as_raw_fd(),
-            libc::TUNSETOFFLOAD,
-            offloads as libc::c_ulong,
-        )
-    } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+
+    /// Reads a packet into these, and gives its length.
+    pub(super) fn read(&self, vectors: &[libc::iovec]) -> io::Result<usize> {
+        // SAFETY: the vectors are memory that stays mapped and that nothing else refers to; the kernel checks every address.
+        let got = unsafe {
+            libc::readv(
+                self.descriptor(),
+                vectors.as_ptr(),
+                vectors.len() as libc::c_int,
+            )
+        };
+        usize::try_from(got).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes a packet.
+    pub(super) fn write(&self, vectors: &[libc::iovec]) -> io::Result<usize> {
+        // SAFETY: as for reading.
+        let sent = unsafe {
+            libc::writev(
+                self.descriptor(),
+                vectors.as_ptr(),
+                vectors.len() as libc::c_int,
+            )
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Drops what has come so far.
+    pub(super) fn discard(&self) {
+        let mut byte = 0u8;
+        let rest = libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        };
+        // What of a packet does not fit is dropped with it.
+        for _ in 0..HELD {
+            if self.read(&[rest]).is_err() {
+                return;
+            }
+        }
     }
 }

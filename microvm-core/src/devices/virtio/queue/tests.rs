@@ -245,3 +245,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn chains_that_are_returned_together_are_seen_together_and_interrupt_where_the_driver_says() {
+    let mut driver = Driver::new(4);
+    driver.queue.registers().set_event_idx(true);
+    let event = |driver: &Driver, at: u16| {
+        let place = driver.queue.queue.avail_ring() + 4 + 2 * 4;
+        driver.memory.write_obj(at, GuestAddress(place)).unwrap();
+    };
+    for _ in 0..4 {
+        driver.add(&[Descriptor::write(0x1_0000, 64)]);
+        pop(&mut driver);
+    }
+    event(&driver, 1);
+    driver.queue.push_together(&[]).unwrap();
+    assert!(!driver.queue.take_signal());
+    driver
+        .queue
+        .push_together(&[(2, 64), (0, 64), (1, 7)])
+        .unwrap();
+    assert_eq!(driver.used(), [(2, 64), (0, 64), (1, 7)]);
+    assert!(driver.queue.take_signal(), "the second of them is the one");
+    driver.queue.push(3, 1).unwrap();
+    assert!(!driver.queue.take_signal(), "it was told of that before");
+    assert_eq!(driver.used().len(), 4);
+}
