@@ -115,7 +115,7 @@ impl Monitor {
         )
         .map_err(Error::system("load the initial RAM disk"))?;
 
-        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(6);
+        let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(5);
         for disk in parts.disks {
             devices.push(Box::new(Blk::new(disk)));
         }

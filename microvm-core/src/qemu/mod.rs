@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::config::{MEMORY_MIB, NICS_MAX, VCPUS};
+use crate::config::{MEMORY_MIB, VCPUS};
 use crate::kernel::Kernel;
 use crate::machine::{End, Ending};
 use crate::process::Process;
@@ -72,15 +72,6 @@ impl Hypervisor for Qemu {
             true => None,
             false => Some(share::Server::start(shared, &mut passed, &config.cgroup)?),
         };
-
-        let mut networks = Vec::with_capacity(config.networks.len());
-        for nic in &config.networks {
-            let tap = nic
-                .tap
-                .try_clone()
-                .map_err(Error::system("copy a tap's descriptor"))?;
-            networks.push((passed.file(tap), nic));
-        }
 
         // Only software emulation needs to be told of the clocks: KVM has a clock of its own to show the guest.
         let words = if kvm {
@@ -183,12 +174,6 @@ fn check(config: &VmConfig) -> Result<()> {
         config.vcpus.into(),
         (*VCPUS.start()).into(),
         (*VCPUS.end()).into(),
-    )?;
-    bounded(
-        "the number of network devices",
-        config.networks.len() as u64,
-        0,
-        NICS_MAX as u64,
     )?;
     bounded(
         "the memory in MiB",

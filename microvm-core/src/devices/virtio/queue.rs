@@ -27,8 +27,6 @@ pub(crate) struct VirtQueue {
     returned: u16,
     /// Chains were left for another turn.
     again: bool,
-    /// How far the used ring had come when the driver was last told.
-    told: u16,
 }
 
 /// Memory of the guest's that one descriptor names. Lies within guest memory as a whole.
@@ -169,7 +167,6 @@ impl VirtQueue {
             memory,
             returned: 0,
             again: false,
-            told: 0,
         })
     }
 
