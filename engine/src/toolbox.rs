@@ -55,10 +55,10 @@ mkdir -p /data /run
 export PLIMSOLL_ROOT=/data/engine
 mkdir -p $PLIMSOLL_ROOT/images
 mount --bind /store $PLIMSOLL_ROOT/images || fail "cannot reach the host's images"
-mount -t cgroup2 cgroup2 /sys/fs/cgroup || fail "cannot mount cgroups"
+[ -e /sys/fs/cgroup/cgroup.controllers ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup || fail "cannot mount cgroups"
 attach=$1
 shift
-if [ -e $PLIMSOLL_ROOT/names/inner ]; then
+if [ -L $PLIMSOLL_ROOT/names/inner ]; then
 	exec plimsoll start $attach inner
 fi
 exec plimsoll run "$@"

@@ -102,7 +102,7 @@ pub struct Launch<'a> {
 
 /// Work on a network namespace that has just been made, with its loopback interface up.
 #[derive(Clone, Copy)]
-pub struct NetworkSetup<'a>(pub &'a dyn Fn(BorrowedFd<'_>) -> std::io::Result<()>);
+pub struct NetworkSetup<'a>(pub &'a (dyn Fn(BorrowedFd<'_>) -> std::io::Result<()> + Sync));
 
 impl std::fmt::Debug for NetworkSetup<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,11 +1,11 @@
 //! Instances as containers; and, for comparison, with nothing but a root file system of their own.
 
-use std::cell::Cell;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use container_core::{ExitStatus, Launch, NetworkSetup, Rootfs, Stdio, Teardown, seccomp};
 use oci_spec::runtime::{
@@ -78,11 +78,11 @@ impl Backend for Container {
         );
         launch.init = asked.init;
         // What went wrong with the network in the engine's own words, which the container's start only passes on as a failure.
-        let failed = Cell::new(None);
+        let failed = Mutex::new(None);
         let plug = |namespace: BorrowedFd<'_>| {
             job.network.endpoints.iter().try_for_each(|endpoint| {
                 endpoint.plug(namespace).map_err(|error| {
-                    failed.set(Some(error));
+                    *lock(&failed) = Some(error);
                     io::Error::from_raw_os_error(libc::ENETDOWN)
                 })
             })
@@ -90,8 +90,8 @@ impl Backend for Container {
         if !job.network.endpoints.is_empty() {
             launch.network = Some(NetworkSetup(&plug));
         }
-        let mut container =
-            container_core::start(launch).map_err(|error| failed.take().unwrap_or(error.into()))?;
+        let mut container = container_core::start(launch)
+            .map_err(|error| lock(&failed).take().unwrap_or(error.into()))?;
         for stage in container.stages() {
             context.timeline.add(stage.name, stage.at);
         }
@@ -107,6 +107,11 @@ impl Backend for Container {
             work,
         }))
     }
+}
+
+/// A lock that nobody panics under.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The container's streams, and the supervisor's ends of them.
