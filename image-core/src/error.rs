@@ -102,6 +102,15 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// A file could not be put into an archive.
+    #[error("cannot archive {name}: {source}")]
+    Pack {
+        /// The file's name, escaped.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+
     /// A limit that protects the machine was passed.
     #[error("the archive passes the limit of {limit} {what}")]
     LimitPassed {
@@ -213,6 +222,10 @@ pub enum Error {
         output: String,
     },
 
+    /// An archive is written for somebody who has stopped reading it.
+    #[error("nobody reads the archive any more")]
+    NobodyReads,
+
     /// A file or directory of the store could not be used.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
@@ -280,6 +293,18 @@ impl Error {
         Self::RefusedEntry {
             name: printable(name),
             reason: reason.into(),
+        }
+    }
+
+    /// A file could not be read, or its archive not written.
+    pub(crate) fn pack(name: &[u8], error: impl Into<io::Error>) -> Self {
+        let error: io::Error = error.into();
+        match error.downcast::<Self>() {
+            Ok(own) => own,
+            Err(source) => Self::Pack {
+                name: printable(name),
+                source,
+            },
         }
     }
 

@@ -11,6 +11,7 @@ mod archive;
 mod builder;
 mod change;
 mod copy_up;
+mod derive;
 mod digest;
 mod erofs;
 mod error;
@@ -18,6 +19,7 @@ mod import;
 mod ingest;
 mod limits;
 mod load;
+mod pack;
 mod reference;
 mod store;
 mod timestamp;
@@ -34,12 +36,17 @@ pub use archive::{
 pub use builder::TarBuilder;
 pub use change::{Change, apply};
 pub use copy_up::ImageDirectory;
+pub use derive::{Step, derive, empty_configuration};
 pub use digest::Digest;
 pub use erofs::ErofsLayer;
 pub use error::{Error, Result};
-pub use import::ImportOptions;
+pub use import::{ImportOptions, source_date};
 pub use limits::Limits;
+pub use pack::{Selection, Times, TreePacker, pack_upper};
 pub use reference::Reference;
-pub use store::{Image, ImageSummary, Removed, Store, clear_directory, remove_tree};
+pub use store::{
+    CacheRecord, CacheUse, CachedStep, HistoryLine, Image, ImageSummary, Lease, Removed,
+    SaveFormat, Store, StoredLayer, Usage, clear_directory, remove_tree,
+};
 pub use view::{LayerChild, LayerDirectory, LayerStat, LayerView};
 pub use words::Word;
