@@ -62,6 +62,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A Dockerfile that is wrong, or says what is not supported.
+    #[error("Dockerfile line {line}: {reason}")]
+    Dockerfile {
+        /// The line that the instruction begins on, counted from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// `SOURCE_DATE_EPOCH` holds something else than seconds.
     #[error("SOURCE_DATE_EPOCH={0:?} is not a number of seconds since 1970")]
     InvalidSourceDate(String),

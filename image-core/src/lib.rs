@@ -13,6 +13,7 @@ mod change;
 mod copy_up;
 mod derive;
 mod digest;
+pub mod dockerfile;
 mod erofs;
 mod error;
 mod import;
