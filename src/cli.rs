@@ -1,5 +1,6 @@
 //! The command line: every verb and flag, documented here once.
 
+mod build;
 mod container;
 mod create;
 mod image;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use engine::{Accel, BackendKind, Bytes, Network};
 
+pub(crate) use build::BuildArguments;
 pub(crate) use container::{
     AttachArguments, ContainerVerb, CpArguments, DiffArguments, ExecArguments, InspectArguments,
     InspectType, InstancesArguments, KillArguments, LogsArguments, PruneArguments, RenameArguments,
@@ -153,6 +155,8 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: ImageVerb,
     },
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArguments>),
     /// Make an image of an instance with what it has written
     Commit(CommitArguments),
     /// Write all files of an instance into an archive

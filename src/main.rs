@@ -1,5 +1,6 @@
 //! The `plimsoll` command: runs one OCI image as a container or as a microVM, and measures what each way costs.
 
+mod build;
 mod cli;
 mod commit;
 mod compare;
@@ -123,6 +124,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Container { verb } => container(&cli.global.root, verb),
         Verb::Image { verb } => image(&cli.global.root, verb),
         Verb::Images(arguments) => images::images(&cli.global.root, arguments),
+        Verb::Build(arguments) => build::build(&cli.global.root, arguments),
         Verb::Commit(arguments) => commit::commit(&cli.global.root, arguments),
         Verb::Export(arguments) => commit::export(&cli.global.root, arguments),
         Verb::History(arguments) => history::history(&cli.global.root, arguments),
@@ -198,6 +200,7 @@ fn image(root: &Path, verb: &cli::ImageVerb) -> anyhow::Result<u8> {
         cli::ImageVerb::Load(arguments) => load::load(root, arguments),
         cli::ImageVerb::Ls(arguments) => images::images(root, arguments),
         cli::ImageVerb::Rm(arguments) => rmi::rmi(root, arguments),
+        cli::ImageVerb::Build(arguments) => build::build(root, arguments),
         cli::ImageVerb::History(arguments) => history::history(root, arguments),
         cli::ImageVerb::Prune(arguments) => prune::images(root, arguments),
         cli::ImageVerb::Save(arguments) => save::save(root, arguments),

@@ -6,6 +6,7 @@
 pub mod archive;
 mod backend;
 pub mod base;
+pub mod build;
 mod client;
 pub mod doctor;
 mod error;

@@ -31,19 +31,19 @@ mod words;
 pub mod xattr;
 
 pub use archive::{
-    Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarReader,
-    Timestamp,
+    Archive, Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind,
+    TarReader, Timestamp, open_archive,
 };
 pub use builder::TarBuilder;
 pub use change::{Change, apply};
 pub use copy_up::ImageDirectory;
 pub use derive::{Step, derive, empty_configuration};
-pub use digest::Digest;
+pub use digest::{Digest, Hasher};
 pub use erofs::ErofsLayer;
 pub use error::{Error, Result};
 pub use import::{ImportOptions, source_date};
 pub use limits::Limits;
-pub use pack::{Selection, Times, TreePacker, pack_upper};
+pub use pack::{Keep, Selection, Times, TreePacker, pack_upper};
 pub use reference::Reference;
 pub use store::{
     CacheRecord, CacheUse, CachedStep, HistoryLine, Image, ImageSummary, Lease, Removed,

@@ -46,7 +46,8 @@ impl Word {
     }
 
     /// The word with its variables put in; what `lookup` does not know is empty.
-    pub(crate) fn expand(&self, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+    #[must_use]
+    pub fn expand(&self, lookup: &dyn Fn(&str) -> Option<String>) -> String {
         let mut text = String::new();
         for piece in &self.0 {
             match piece {

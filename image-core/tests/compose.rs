@@ -10,8 +10,9 @@ use std::time::SystemTime;
 
 use common::{Parts, Tar, assert_same_tree, tree, zstd};
 use image_core::{
-    CachedStep, Change, Digest, Error, Image, Lease, Reference, Removed, SaveFormat, Selection,
-    Step, Store, StoredLayer, Times, TreePacker, apply, derive, empty_configuration, pack_upper,
+    CachedStep, Change, Digest, Error, Image, Keep, Lease, Reference, Removed, SaveFormat,
+    Selection, Step, Store, StoredLayer, Times, TreePacker, apply, derive, empty_configuration,
+    pack_upper,
 };
 
 fn store() -> (tempfile::TempDir, Store) {
@@ -171,7 +172,10 @@ fn a_tree_is_packed_with_other_owners_modes_and_names_and_without_what_is_left_o
     fs::write(directory.path().join("a/left"), "2").unwrap();
     let mut archive = Vec::new();
     let mut packer = TreePacker::new(&mut archive, Times::All(1));
-    let keeps = |path: &[u8], _| path != b"a/left";
+    let keeps = |path: &[u8]| match path {
+        b"a/left" => Keep::NothingBelow,
+        _ => Keep::Yes,
+    };
     let selection = Selection {
         keeps: Some(&keeps),
         owner: Some((5, 6)),
@@ -344,6 +348,7 @@ fn a_step_of_a_build_is_remembered_with_its_layer_until_the_cache_is_pruned() {
         let step = CachedStep {
             layer: Some(add(&store, &lease, &pack(upper().path(), Times::Kept))),
             instruction: "RUN it".to_owned(),
+            created: 1,
         };
         store.remember(&lease, key, &step).unwrap();
         step
@@ -378,6 +383,7 @@ fn a_step_whose_layer_is_damaged_away_is_forgotten() {
     let step = CachedStep {
         layer: Some(layer.clone()),
         instruction: String::new(),
+        created: 0,
     };
     store.remember(&lease, key, &step).unwrap();
     fs::remove_dir_all(store.root().join("layers").join(layer.diff_id.hex())).unwrap();

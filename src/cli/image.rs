@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{ImagesArguments, ImportArguments, LoadArguments, RmiArguments};
+use super::{BuildArguments, ImagesArguments, ImportArguments, LoadArguments, RmiArguments};
 
 /// docker's longer names: `image ls` is `images`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageVerb {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArguments>),
     /// Show the steps that an image was made by
     History(HistoryArguments),
     /// Make an image from a root file system archive

@@ -12,12 +12,22 @@ use crate::union::join;
 use crate::unpack::is_directory;
 use crate::{Error, Limits, Result};
 
+/// What becomes of one file of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It is in the archive.
+    Yes,
+    /// It is left out; what is below a directory is asked for all the same.
+    No,
+    /// It is left out with all that is below.
+    NothingBelow,
+}
+
 /// Which files of a tree, and as what.
 #[derive(Default)]
 pub struct Selection<'s> {
-    /// Asked for each path below the tree's root, without a slash before it, and whether it is a directory: false leaves it out, but not
-    /// what is below.
-    pub keeps: Option<&'s dyn Fn(&[u8], bool) -> bool>,
+    /// Asked for each path below the tree's root, without a slash before it.
+    pub keeps: Option<&'s dyn Fn(&[u8]) -> Keep>,
     /// Owner and group in place of the files' own.
     pub owner: Option<(u32, u32)>,
     /// Permissions in place of the files' own; links have none.
@@ -29,7 +39,6 @@ pub struct Selection<'s> {
 /// Writes trees into one archive.
 pub struct TreePacker<'w> {
     writer: LayerWriter<'w>,
-    /// The directories that are in the archive already.
     limits: Limits,
 }
 
@@ -86,10 +95,11 @@ impl<'w> TreePacker<'w> {
                 self.writer.empty(&name, is_directory, &attributes)?;
                 continue;
             }
-            let kept = selection
-                .keeps
-                .is_none_or(|keeps| keeps(&path, is_directory));
-            if kept && !name.is_empty() {
+            let kept = selection.keeps.map_or(Keep::Yes, |keeps| keeps(&path));
+            if kept == Keep::NothingBelow {
+                continue;
+            }
+            if kept == Keep::Yes && !name.is_empty() {
                 let attributes = selection.attributes(&stat);
                 let written =
                     self.writer

@@ -19,6 +19,8 @@ pub struct CachedStep {
     pub layer: Option<StoredLayer>,
     /// The instruction, for people.
     pub instruction: String,
+    /// When it was done, seconds since 1970: so that the same steps make the same image again.
+    pub created: u64,
 }
 
 /// A record of the cache.

@@ -14,7 +14,7 @@ use crate::archive::{CHUNK, ChunkSender, pipe};
 use crate::import::{descriptor, manifest, to_json};
 use crate::ingest::Ingest;
 use crate::limits::Budget;
-use crate::{Digest, Error, Reference, Result};
+use crate::{Digest, Error, Limits, Reference, Result};
 
 /// New layers are gzip, which every engine reads (docker before version 23 knows no zstd), at the level behind which zlib-rs takes
 /// longer for ever less: a Debian layer is 2 % smaller at level 6, in twice the time.
@@ -214,7 +214,16 @@ impl Image {
 
 /// A configuration as it is stored: its digest is the image's ID.
 fn config_bytes(config: &Value) -> Result<Vec<u8>> {
-    to_json(config)
+    let bytes = to_json(config)?;
+    // What is longer could not be loaded again; and a few lines of a Dockerfile can double a variable without end.
+    let limit = Limits::default().document_bytes;
+    if bytes.len() as u64 > limit {
+        return Err(Error::LimitPassed {
+            what: "bytes in an image's configuration",
+            limit,
+        });
+    }
+    Ok(bytes)
 }
 
 /// Runs `pack` and sends what it writes, in gzip, in chunks. The header says neither a time nor a name.
