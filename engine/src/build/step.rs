@@ -70,7 +70,12 @@ impl Builder<'_> {
         let mut draft = self
             .base(&plan.bases[index])
             .map_err(|error| failed(&stage.from, error))?;
-        progress.step(&format!(" ---> {}", draft.shown()));
+        // docker shows nothing for `scratch`.
+        let shown = match plan.bases[index] {
+            Base::Nothing => String::new(),
+            _ => draft.shown(),
+        };
+        progress.step(&format!(" ---> {shown}"));
         for instruction in &stage.instructions {
             counter.tell(&instruction.text, progress);
             self.step(&mut draft, index, instruction, plan, progress)

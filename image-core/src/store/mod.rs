@@ -6,6 +6,7 @@
 //! layers/<diff id>/layer.json                     what it holds
 //! erofs/<diff id>.erofs                           the same for a virtual machine, made when first wanted
 //! cache/<key>                                     what a step of a build came to; cache.lock is shared by those who build
+//! users.lock                                      shared by those who make instances, alone for those who remove images
 //! lock                                            held while index.json is being replaced
 //! tmp/<process>-<n>/                              unfinished work
 //! ```
