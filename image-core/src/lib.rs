@@ -43,7 +43,7 @@ pub use erofs::ErofsLayer;
 pub use error::{Error, Result};
 pub use import::{ImportOptions, source_date};
 pub use limits::Limits;
-pub use pack::{Keep, Selection, Times, TreePacker, pack_upper};
+pub use pack::{Keep, Keeps, Selection, Times, TreePacker, pack_upper};
 pub use reference::Reference;
 pub use store::{
     CacheRecord, CacheUse, CachedStep, HistoryLine, Image, ImageSummary, Lease, Removed,

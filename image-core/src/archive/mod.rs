@@ -11,6 +11,6 @@ mod sparse;
 pub(crate) use compression::{Compression, Decoder};
 pub(crate) use header::is_tar;
 pub use open::{Archive, open_archive};
-pub(crate) use pipe::{CHUNK, ChunkReader, ChunkSender, fill, pipe};
+pub(crate) use pipe::{CHUNK, ChunkSender, fill, pipe};
 pub use reader::{Content, Entry, Kind, TarReader, Timestamp};
 pub use sparse::Extent;

@@ -8,7 +8,7 @@ mod tree;
 mod upper;
 mod writer;
 
-pub use tree::{Keep, Selection, TreePacker};
+pub use tree::{Keep, Keeps, Selection, TreePacker};
 pub use upper::pack_upper;
 pub(crate) use writer::LayerWriter;
 

@@ -23,11 +23,14 @@ pub enum Keep {
     NothingBelow,
 }
 
+/// Decides about a path.
+pub type Keeps<'k> = dyn Fn(&[u8]) -> Keep + 'k;
+
 /// Which files of a tree, and as what.
 #[derive(Default)]
 pub struct Selection<'s> {
     /// Asked for each path below the tree's root, without a slash before it.
-    pub keeps: Option<&'s dyn Fn(&[u8]) -> Keep>,
+    pub keeps: Option<&'s Keeps<'s>>,
     /// Owner and group in place of the files' own.
     pub owner: Option<(u32, u32)>,
     /// Permissions in place of the files' own; links have none.
