@@ -3,10 +3,11 @@
 //! Both sides are directory descriptors, and every path is resolved below them, links included: neither a link in the context nor one in
 //! the image leads anywhere else.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use image_core::{
@@ -359,7 +360,7 @@ impl Over {
     pub(super) fn new(lease: &Lease, layers: &[PathBuf]) -> Result<Self> {
         let (upper, work) = (lease.directory()?, lease.directory()?);
         // It becomes the root directory of what is seen.
-        let open = std::fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o755));
+        let open = Permissions::from_mode(0o755);
         std::fs::set_permissions(&upper, open)
             .map_err(|e| Error::io("set the mode of", &upper, e))?;
         let mut below = layers.to_vec();
@@ -433,7 +434,7 @@ impl Over {
             pack_upper(directory.as_fd(), times, &|_| false, output)
         })?;
         image_core::clear_directory(directory.as_fd())
-            .map_err(|e| Error::io("clear", &upper, e.into()))?;
+            .map_err(|e| Error::io("clear", &upper, e))?;
         Ok(stored)
     }
 }
