@@ -1,6 +1,11 @@
 //! The command line: every verb and flag, documented here once.
 
+mod build;
+mod container;
+mod create;
+mod image;
 mod network;
+mod system;
 mod volume;
 
 use std::ffi::OsString;
@@ -9,19 +14,22 @@ use std::path::PathBuf;
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
 use engine::{Accel, BackendKind, Bytes};
 
-mod container;
-mod create;
-
+pub(crate) use build::BuildArguments;
 pub(crate) use container::{
     AttachArguments, ContainerVerb, CpArguments, DiffArguments, ExecArguments, InspectArguments,
     InspectType, InstancesArguments, KillArguments, LogsArguments, PruneArguments, RenameArguments,
     RestartArguments, StartArguments, StatsArguments, StopArguments, TopArguments,
 };
 pub(crate) use create::{CreateArguments, RunArguments};
+pub(crate) use image::{
+    ArchiveFormat, CommitArguments, ExportArguments, HistoryArguments, ImagePruneArguments,
+    ImageVerb, SaveArguments, TagArguments,
+};
 pub(crate) use network::{
     NetworkCreateArguments, NetworkInspectArguments, NetworkLsArguments, NetworkPruneArguments,
     NetworkRmArguments, NetworkVerb, PortArguments,
 };
+pub(crate) use system::{DfArguments, SystemPruneArguments, SystemVerb};
 pub(crate) use volume::{
     VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
     VolumeRmArguments, VolumeVerb,
@@ -152,12 +160,27 @@ pub(crate) enum Verb {
         #[command(subcommand)]
         verb: ImageVerb,
     },
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArguments>),
+    /// Make an image of an instance with what it has written
+    Commit(CommitArguments),
+    /// Write all files of an instance into an archive
+    Export(ExportArguments),
+    /// Show the steps that an image was made by
+    History(HistoryArguments),
     /// Make an image from a root file system archive
     Import(ImportArguments),
     /// Load images from an archive made by `docker save` or in OCI layout
     Load(LoadArguments),
     /// Remove images
     Rmi(RmiArguments),
+    /// Write images into an archive that docker, podman and skopeo load
+    Save(SaveArguments),
+    /// Give an image another name
+    Tag(TagArguments),
+    /// Show and free what is used of the disk
+    #[command(subcommand)]
+    System(SystemVerb),
     /// List instances
     Ps(PsArguments),
     /// Remove instances
@@ -254,34 +277,6 @@ impl From<AccelArgument> for Accel {
     }
 }
 
-/// docker's longer names: `image ls` is `images`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageVerb {
-    /// Make an image from a root file system archive
-    Import(ImportArguments),
-    /// Show everything that is known of images, as JSON
-    Inspect(ImageInspectArguments),
-    /// Load images from an archive made by `docker save` or in OCI layout
-    Load(LoadArguments),
-    /// List images
-    #[command(visible_alias = "list")]
-    Ls(ImagesArguments),
-    /// Remove images
-    #[command(visible_alias = "remove")]
-    Rm(RmiArguments),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ImageInspectArguments {
-    /// json, or a Go template such as '{{.Config.Cmd}}'
-    #[arg(short, long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-
-    /// Names or identifiers
-    #[arg(required = true, value_name = "IMAGE")]
-    pub(crate) names: Vec<String>,
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct ImagesArguments {
     /// Print only the identifiers
@@ -327,6 +322,14 @@ pub(crate) struct ImportArguments {
     /// Apply a Dockerfile instruction to the image: CMD, ENTRYPOINT, ENV, VOLUME, EXPOSE, USER, WORKDIR, LABEL, STOPSIGNAL
     #[arg(short, long, value_name = "INSTRUCTION")]
     pub(crate) change: Vec<String>,
+
+    /// What is said of the image in its history
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) message: Option<String>,
+
+    /// The platform of the image: linux/amd64 is the only one
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) platform: Option<String>,
 
     /// The archive (tar, plain or compressed by gzip or zstd), or - for standard input
     #[arg(value_name = "TAR|-")]

@@ -34,6 +34,9 @@ pub(crate) const IMAGE_KEYS: &[&str] =
 /// What the prunes know.
 pub(crate) const PRUNE_KEYS: &[&str] = &["all", "label", "label!", "until"];
 
+/// What `image prune` knows.
+pub(crate) const IMAGE_PRUNE_KEYS: &[&str] = &["dangling", "label", "label!", "until"];
+
 /// docker's words for where a container is in its life.
 const STATES: [&str; 7] = [
     "created",

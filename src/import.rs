@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use anyhow::Context;
-use engine::{Change, Home, Reference};
+use anyhow::{Context, bail};
+use engine::{Change, Home, ImportOptions, Reference};
 
 use crate::cli::ImportArguments;
 
@@ -21,13 +21,24 @@ pub(crate) fn import(root: &Path, arguments: &ImportArguments) -> anyhow::Result
         .as_deref()
         .map(str::parse::<Reference>)
         .transpose()?;
+    if let Some(platform) = arguments.platform.as_deref()
+        && !matches!(platform, "linux/amd64" | "linux")
+    {
+        bail!("--platform {platform} is refused: this engine runs linux/amd64 only");
+    }
+    let options = ImportOptions {
+        name: name.as_ref(),
+        changes: &changes,
+        message: arguments.message.as_deref(),
+        ..ImportOptions::default()
+    };
     let store = Home::open(root)?.images()?;
     let image = if arguments.archive.as_os_str() == "-" {
-        store.import(io::stdin().lock(), name.as_ref(), &changes)?
+        store.import_with(io::stdin().lock(), &options)?
     } else {
         let file = File::open(&arguments.archive)
             .with_context(|| format!("cannot open {}", arguments.archive.display()))?;
-        store.import(file, name.as_ref(), &changes)?
+        store.import_with(file, &options)?
     };
     println!("{}", image.id);
     Ok(0)

@@ -98,7 +98,7 @@ fn image(store: &Store, image: &engine::Image) -> anyhow::Result<serde_json::Val
         id: image.id.to_string(),
         tags: names,
         digests: Vec::new(),
-        config: serde_json::to_value(&image.config)?,
+        config: store.raw_config(image)?,
         size: summary.map_or(0, |summary| summary.bytes),
         directories: directories
             .iter()

@@ -1,6 +1,8 @@
 //! The `plimsoll` command: runs one OCI image as a container or as a microVM, and measures what each way costs.
 
+mod build;
 mod cli;
+mod commit;
 mod compare;
 mod completions;
 mod cp;
@@ -9,6 +11,7 @@ mod doctor;
 mod exec;
 mod filter;
 mod format;
+mod history;
 mod images;
 mod import;
 mod inspect;
@@ -26,6 +29,9 @@ mod report;
 mod rm;
 mod rmi;
 mod run;
+mod save;
+mod system;
+mod tag;
 mod template;
 mod usage;
 mod version;
@@ -121,6 +127,13 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Container { verb } => container(&cli.global.root, verb),
         Verb::Image { verb } => image(&cli.global.root, verb),
         Verb::Images(arguments) => images::images(&cli.global.root, arguments),
+        Verb::Build(arguments) => build::build(&cli.global.root, arguments),
+        Verb::Commit(arguments) => commit::commit(&cli.global.root, arguments),
+        Verb::Export(arguments) => commit::export(&cli.global.root, arguments),
+        Verb::History(arguments) => history::history(&cli.global.root, arguments),
+        Verb::Save(arguments) => save::save(&cli.global.root, arguments),
+        Verb::Tag(arguments) => tag::tag(&cli.global.root, arguments),
+        Verb::System(verb) => system::system(&cli.global.root, verb),
         Verb::Import(arguments) => import::import(&cli.global.root, arguments),
         Verb::Load(arguments) => load::load(&cli.global.root, arguments),
         Verb::Rmi(arguments) => rmi::rmi(&cli.global.root, arguments),
@@ -156,6 +169,8 @@ fn container(root: &Path, verb: &ContainerVerb) -> anyhow::Result<u8> {
         ContainerVerb::Exec(arguments) => exec::exec(root, arguments),
         ContainerVerb::Cp(arguments) => cp::cp(root, arguments),
         ContainerVerb::Diff(arguments) => cp::diff(root, arguments),
+        ContainerVerb::Commit(arguments) => commit::commit(root, arguments),
+        ContainerVerb::Export(arguments) => commit::export(root, arguments),
         ContainerVerb::Top(arguments) => watch::top(root, arguments),
         ContainerVerb::Stats(arguments) => watch::stats(root, arguments),
         ContainerVerb::Inspect(arguments) => {
@@ -191,6 +206,11 @@ fn image(root: &Path, verb: &cli::ImageVerb) -> anyhow::Result<u8> {
         cli::ImageVerb::Load(arguments) => load::load(root, arguments),
         cli::ImageVerb::Ls(arguments) => images::images(root, arguments),
         cli::ImageVerb::Rm(arguments) => rmi::rmi(root, arguments),
+        cli::ImageVerb::Build(arguments) => build::build(root, arguments),
+        cli::ImageVerb::History(arguments) => history::history(root, arguments),
+        cli::ImageVerb::Prune(arguments) => prune::images(root, arguments),
+        cli::ImageVerb::Save(arguments) => save::save(root, arguments),
+        cli::ImageVerb::Tag(arguments) => tag::tag(root, arguments),
     }
 }
 

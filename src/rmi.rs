@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use engine::{Error, Home, Removed};
+use engine::{Home, Removed};
 
 use crate::cli::RmiArguments;
 
@@ -12,7 +12,7 @@ pub(crate) fn rmi(root: &Path, arguments: &RmiArguments) -> anyhow::Result<u8> {
     let mut code = 0;
     // As docker: what can be removed is removed, each failure is told, and the exit code says that there was one.
     for name in &arguments.images {
-        match remove(&home, &store, name, arguments.force) {
+        match engine::images::remove(&home, &store, name, arguments.force) {
             Ok(removed) => {
                 for item in removed {
                     match item {
@@ -28,25 +28,4 @@ pub(crate) fn rmi(root: &Path, arguments: &RmiArguments) -> anyhow::Result<u8> {
         }
     }
     Ok(code)
-}
-
-fn remove(
-    home: &Home,
-    store: &engine::Store,
-    name: &str,
-    force: bool,
-) -> engine::Result<Vec<Removed>> {
-    let image = store.resolve(name)?;
-    let last_name = image.names.len() <= 1;
-    if last_name && let Some(used) = engine::user_of_image(home, &image.id.to_string())? {
-        let running = used.is_running();
-        if running || !force {
-            return Err(Error::ImageInUse {
-                image: name.to_owned(),
-                instance: used.record.short_id().to_owned(),
-                running,
-            });
-        }
-    }
-    Ok(store.remove(name, force)?)
 }

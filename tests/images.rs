@@ -279,7 +279,7 @@ fn debian_runs_every_way() {
         skip!("debootstrap is not installed (make test installs it)");
     }
     let host = Host::new();
-    let archive = debian();
+    let archive = common::debian::archive();
     host.plimsoll([
         "import",
         "--change",
@@ -303,45 +303,6 @@ fn debian_runs_every_way() {
             "{way:?}: {said:?}"
         );
     }
-}
-
-/// A minimal Debian as a tar archive, made once a day.
-fn debian() -> std::path::PathBuf {
-    let cache = std::path::PathBuf::from("/var/cache/plimsoll/test");
-    let archive = cache.join("debian-bookworm-minbase.tar");
-    if !archive.is_file() {
-        fs::create_dir_all(&cache).unwrap();
-        let tree = tempfile::Builder::new()
-            .prefix("debian-")
-            .tempdir_in(&cache)
-            .unwrap();
-        let log = fs::File::create(cache.join("debootstrap.log")).unwrap();
-        let status = std::process::Command::new("debootstrap")
-            .args(["--variant=minbase", "bookworm"])
-            .arg(tree.path())
-            .arg("http://deb.debian.org/debian")
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .status()
-            .unwrap();
-        assert!(
-            status.success(),
-            "debootstrap failed: see {}",
-            cache.join("debootstrap.log").display()
-        );
-        let part = cache.join("debian.tar.part");
-        let packed = std::process::Command::new("tar")
-            .args(["--numeric-owner", "--xattrs", "-C"])
-            .arg(tree.path())
-            .args(["--exclude=./var/cache/apt/archives/*.deb", "-cf"])
-            .arg(&part)
-            .arg(".")
-            .status()
-            .unwrap();
-        assert!(packed.success());
-        fs::rename(&part, &archive).unwrap();
-    }
-    archive
 }
 
 #[test]

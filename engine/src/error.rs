@@ -121,6 +121,16 @@ pub enum Error {
         /// docker's exit code for it.
         code: u8,
     },
+    /// A step of a build failed.
+    #[error("Dockerfile line {line} ({instruction}): {source}")]
+    Step {
+        /// The line that the instruction begins on.
+        line: usize,
+        /// The instruction, shortened.
+        instruction: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// The image is in use.
     #[error("cannot remove image {image}: instance {instance} {}", if *.running { "runs from it: stop it first" } else { "was made from it: remove that with `plimsoll rm` first, or use `rmi -f`" })]
     ImageInUse {

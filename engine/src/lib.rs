@@ -6,10 +6,12 @@
 pub mod archive;
 mod backend;
 pub mod base;
+pub mod build;
 mod client;
 pub mod doctor;
 mod error;
 mod home;
+pub mod images;
 mod instance;
 pub mod lifecycle;
 pub mod logs;
@@ -30,7 +32,10 @@ pub use backend::{Choice, choose_accelerator};
 pub use client::{Attach, DetachKeys};
 pub use error::{Error, Result};
 pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
-pub use image_core::{Change, Error as ImageError, Image, ImageSummary, Reference, Removed, Store};
+pub use image_core::{
+    CacheRecord, Change, Digest, Error as ImageError, HistoryLine, Image, ImageSummary,
+    ImportOptions, Reference, Removed, SaveFormat, Store, Usage,
+};
 pub use instance::{
     Listed, Record, State, Status, find, is_owned, list, look, remove, rename, repair, size,
     user_of_image,

@@ -68,6 +68,15 @@ fn group(text: &str) -> impl Iterator<Item = GroupEntry<'_>> {
 /// The largest user or group ID: 2^32-1 means "unchanged" to the kernel.
 const ID_MAX: u32 = u32::MAX - 1;
 
+/// The number that a word means: itself, or that of the entry of its name in a passwd or group file, whose third fields are numbers.
+pub(crate) fn number_of(word: &str, entries: &str) -> Option<u32> {
+    number(word).or_else(|| {
+        let mut lines = entries.lines();
+        let line = lines.find(|line| line.split(':').next() == Some(word))?;
+        number(line.split(':').nth(2)?)
+    })
+}
+
 fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|id| *id <= ID_MAX)
 }

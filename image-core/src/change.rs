@@ -37,6 +37,13 @@ impl FromStr for Change {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text, '\\')
+    }
+}
+
+impl Change {
+    /// Reads a change in which `escape` takes the meaning from the character after it.
+    pub(crate) fn parse(text: &str, escape: char) -> Result<Self> {
         let refuse = |reason: String| Error::InvalidChange {
             text: text.to_owned(),
             reason,
@@ -72,14 +79,14 @@ impl FromStr for Change {
         match keyword.as_str() {
             "CMD" => Ok(Self::Cmd(command(rest))),
             "ENTRYPOINT" => Ok(Self::Entrypoint(command(rest))),
-            "ENV" => pairs(rest, "ENV").map(Self::Env),
-            "LABEL" => pairs(rest, "LABEL").map(Self::Label),
-            "EXPOSE" => list(rest).map(Self::Expose),
-            "VOLUME" => volumes(rest).map(Self::Volume),
-            "USER" => single(rest, "USER").map(Self::User),
+            "ENV" => pairs(rest, "ENV", escape).map(Self::Env),
+            "LABEL" => pairs(rest, "LABEL", escape).map(Self::Label),
+            "EXPOSE" => list(rest, escape).map(Self::Expose),
+            "VOLUME" => volumes(rest, escape).map(Self::Volume),
+            "USER" => single(rest, "USER", escape).map(Self::User),
             // Like docker, a working directory may hold unquoted blanks.
-            "WORKDIR" => Word::parse(rest).map(Self::Workdir),
-            _ => single(rest, "STOPSIGNAL").map(Self::StopSignal),
+            "WORKDIR" => Word::parse(rest, escape).map(Self::Workdir),
+            _ => single(rest, "STOPSIGNAL", escape).map(Self::StopSignal),
         }
         .map_err(refuse)
     }
@@ -91,46 +98,49 @@ fn command(text: &str) -> Vec<String> {
         .unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()])
 }
 
-fn json_strings(text: &str) -> Option<Vec<String>> {
+pub(crate) fn json_strings(text: &str) -> Option<Vec<String>> {
     if !text.starts_with('[') {
         return None;
     }
     serde_json::from_str(text).ok()
 }
 
-fn list(text: &str) -> Result<Vec<Word>, String> {
-    words::split(text).into_iter().map(Word::parse).collect()
+fn list(text: &str, escape: char) -> Result<Vec<Word>, String> {
+    let words = words::split(text, escape);
+    let words = words.into_iter().map(|word| Word::parse(word, escape));
+    words.collect()
 }
 
-fn single(text: &str, keyword: &str) -> Result<Word, String> {
-    match words::split(text)[..] {
-        [word] => Word::parse(word),
+fn single(text: &str, keyword: &str, escape: char) -> Result<Word, String> {
+    match words::split(text, escape)[..] {
+        [word] => Word::parse(word, escape),
         _ => Err(format!("{keyword} takes exactly one value")),
     }
 }
 
-fn volumes(text: &str) -> Result<Vec<Word>, String> {
+fn volumes(text: &str, escape: char) -> Result<Vec<Word>, String> {
     match json_strings(text) {
-        Some(paths) => paths.iter().map(|path| Word::parse(path)).collect(),
-        None => list(text),
+        Some(paths) => paths.iter().map(|path| Word::parse(path, escape)).collect(),
+        None => list(text, escape),
     }
 }
 
 /// `K=V K2="V 2"`, or the old form `K the rest of the line`.
-fn pairs(text: &str, keyword: &str) -> Result<Vec<(Word, Word)>, String> {
-    let words = words::split(text);
+fn pairs(text: &str, keyword: &str, escape: char) -> Result<Vec<(Word, Word)>, String> {
+    let words = words::split(text, escape);
     let first = words.first().copied().unwrap_or_default();
     if !first.contains('=') {
         let (name, value) = text
             .split_once(char::is_whitespace)
             .ok_or_else(|| format!("{keyword} needs NAME=VALUE"))?;
-        return Ok(vec![(Word::parse(name)?, Word::parse(value.trim_start())?)]);
+        let value = Word::parse(value.trim_start(), escape)?;
+        return Ok(vec![(Word::parse(name, escape)?, value)]);
     }
     words
         .into_iter()
         .map(|word| match word.split_once('=') {
             Some(("", _)) => Err(format!("a name is missing before {word:?}")),
-            Some((name, value)) => Ok((Word::parse(name)?, Word::parse(value)?)),
+            Some((name, value)) => Ok((Word::parse(name, escape)?, Word::parse(value, escape)?)),
             None => Err(format!("{word:?} is not NAME=VALUE")),
         })
         .collect()
@@ -149,6 +159,27 @@ pub fn apply(base: Option<&Config>, changes: &[Change]) -> Result<Config> {
         })?;
     }
     Ok(draft.finish())
+}
+
+impl Change {
+    /// The same with all variables put in: what `lookup` does not know is empty.
+    #[must_use]
+    pub fn expanded(&self, lookup: &dyn Fn(&str) -> Option<String>) -> Self {
+        let word = |word: &Word| Word::from(word.expand(lookup).as_str());
+        let words = |list: &[Word]| list.iter().map(word).collect();
+        let pairs = |list: &[(Word, Word)]| list.iter().map(|(k, v)| (word(k), word(v))).collect();
+        match self {
+            Self::Cmd(command) => Self::Cmd(command.clone()),
+            Self::Entrypoint(command) => Self::Entrypoint(command.clone()),
+            Self::Env(list) => Self::Env(pairs(list)),
+            Self::Label(list) => Self::Label(pairs(list)),
+            Self::Expose(list) => Self::Expose(words(list)),
+            Self::Volume(list) => Self::Volume(words(list)),
+            Self::User(one) => Self::User(word(one)),
+            Self::Workdir(one) => Self::Workdir(word(one)),
+            Self::StopSignal(one) => Self::StopSignal(word(one)),
+        }
+    }
 }
 
 fn describe(change: &Change) -> String {

@@ -91,18 +91,24 @@ impl FromStr for Digest {
 }
 
 /// A SHA-256 in the making.
-pub(crate) struct Hasher(Sha256);
+#[derive(Default)]
+pub struct Hasher(Sha256);
 
 impl Hasher {
-    pub(crate) fn new() -> Self {
-        Self(Sha256::new())
+    /// Of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
+    /// Takes more bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    pub(crate) fn finish(self) -> Digest {
+    /// The digest of all of them.
+    #[must_use]
+    pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
 }

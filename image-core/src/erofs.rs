@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use rustix::process::Signal;
 
@@ -37,22 +39,45 @@ impl Store {
     /// [`Error::NoMkfs`] when erofs-utils is not installed, [`Error::Mkfs`] when it fails, or a full disk.
     pub fn erofs_layers(&self, image: &Image) -> Result<Vec<ErofsLayer>> {
         let visible = self.visible_layers(image)?;
+        let missing: Vec<Digest> = visible
+            .iter()
+            .filter(|diff_id| !self.erofs(**diff_id).exists())
+            .copied()
+            .collect();
+        self.make_all(&missing)?;
         visible
             .into_iter()
             .map(|diff_id| {
                 let path = self.erofs(diff_id);
-                let size = || std::fs::metadata(&path).map(|metadata| metadata.len());
-                let bytes = match size() {
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                        self.make_erofs(diff_id, &path)?;
-                        size()
-                    }
-                    known => known,
-                };
-                let bytes = bytes.map_err(Error::io("examine", &path))?;
+                let about = std::fs::metadata(&path).map_err(Error::io("examine", &path))?;
+                let bytes = about.len();
                 Ok(ErofsLayer { path, bytes })
             })
             .collect()
+    }
+
+    /// Makes the files of several layers, as many at once as there are processors.
+    fn make_all(&self, layers: &[Digest]) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<()> {
+            while let Some(diff_id) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.make_erofs(*diff_id, &self.erofs(*diff_id))?;
+            }
+            Ok(())
+        };
+        let most = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        match layers.len().min(most) {
+            0 => Ok(()),
+            // Without a thread of its own: most images add one layer.
+            1 => work(),
+            count => thread::scope(|scope| {
+                let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+                workers.into_iter().try_for_each(|worker| {
+                    let worked = worker.join();
+                    worked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+            }),
+        }
     }
 
     fn make_erofs(&self, diff_id: Digest, path: &Path) -> Result<()> {

@@ -62,6 +62,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A Dockerfile that is wrong, or says what is not supported.
+    #[error("Dockerfile line {line}: {reason}")]
+    Dockerfile {
+        /// The line that the instruction begins on, counted from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+
     /// `SOURCE_DATE_EPOCH` holds something else than seconds.
     #[error("SOURCE_DATE_EPOCH={0:?} is not a number of seconds since 1970")]
     InvalidSourceDate(String),
@@ -97,6 +106,15 @@ pub enum Error {
     #[error("cannot unpack {name}: {source}")]
     Unpack {
         /// The entry's name, escaped.
+        name: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+
+    /// A file could not be put into an archive.
+    #[error("cannot archive {name}: {source}")]
+    Pack {
+        /// The file's name, escaped.
         name: String,
         /// The system's reason.
         source: io::Error,
@@ -213,6 +231,10 @@ pub enum Error {
         output: String,
     },
 
+    /// An archive is written for somebody who has stopped reading it.
+    #[error("nobody reads the archive any more")]
+    NobodyReads,
+
     /// A file or directory of the store could not be used.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {
@@ -280,6 +302,18 @@ impl Error {
         Self::RefusedEntry {
             name: printable(name),
             reason: reason.into(),
+        }
+    }
+
+    /// A file could not be read, or its archive not written.
+    pub(crate) fn pack(name: &[u8], error: impl Into<io::Error>) -> Self {
+        let error: io::Error = error.into();
+        match error.downcast::<Self>() {
+            Ok(own) => own,
+            Err(source) => Self::Pack {
+                name: printable(name),
+                source,
+            },
         }
     }
 

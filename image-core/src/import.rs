@@ -11,6 +11,7 @@ use oci_spec::image::{
 use serde_json::Value;
 
 use crate::archive::Compression;
+use crate::derive::whole_seconds;
 use crate::ingest::Ingest;
 use crate::limits::Budget;
 use crate::store::{Image, IndexEntry, NewImage, Publication, Store};
@@ -123,8 +124,12 @@ impl Store {
     }
 }
 
-/// The time that reproducible builds agree on (<https://reproducible-builds.org/specs/source-date-epoch/>).
-fn source_date() -> Result<Option<SystemTime>> {
+/// The time that reproducible builds agree on (<https://reproducible-builds.org/specs/source-date-epoch/>): what `SOURCE_DATE_EPOCH`
+/// says.
+///
+/// # Errors
+/// [`Error::InvalidSourceDate`].
+pub fn source_date() -> Result<Option<SystemTime>> {
     let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else {
         return Ok(None);
     };
@@ -163,13 +168,6 @@ fn configuration(
             .build()
     };
     built().map_err(|e: oci_spec::OciSpecError| invalid("the new configuration", e))
-}
-
-fn whole_seconds(time: SystemTime) -> SystemTime {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(since.as_secs()),
-        Err(_) => time,
-    }
 }
 
 /// The manifest of an image made here.

@@ -1,18 +1,18 @@
 //! One layer archive, read once: stored as a blob, digested twice, inflated and unpacked at the same time.
 //!
 //! Three threads carry 256 KiB chunks: the caller's reads, digests and stores; a second inflates and digests what comes out
-//! (compressed archives only); a third unpacks.
+//! (compressed archives only); a third unpacks. Where several layers are in one archive, the first of these writes files, which the
+//! others follow ([`Ingest::spool`], [`Ingest::tree`]).
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::archive::{
-    CHUNK, ChunkReader, ChunkSender, Compression, Decoder, TarReader, fill, is_tar, pipe,
-};
+use crate::archive::{CHUNK, ChunkSender, Compression, Decoder, TarReader, fill, is_tar, pipe};
 use crate::digest::Hasher;
 use crate::limits::Budget;
+use crate::load::Growing;
 use crate::store::Workspace;
 use crate::unpack::{Unpacked, unpack};
 use crate::{Digest, Error, Limits, Result};
@@ -32,6 +32,15 @@ pub(crate) struct Ingested {
     pub(crate) unpacked: Unpacked,
 }
 
+/// A layer that has been unpacked from a blob.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    /// The digest of the inflated archive; none if it was not compressed, and the blob's is the same.
+    pub(crate) inflated: Option<Digest>,
+    pub(crate) tree: PathBuf,
+    pub(crate) unpacked: Unpacked,
+}
+
 /// What is shared by everything one `import` or `load` reads.
 pub(crate) struct Ingest<'i> {
     pub(crate) workspace: &'i Workspace,
@@ -39,12 +48,12 @@ pub(crate) struct Ingest<'i> {
     pub(crate) budget: &'i Budget,
 }
 
-/// Whether something that begins with these bytes could be a layer: a tar, or anything compressed.
-pub(crate) fn looks_like_a_layer(start: &[u8]) -> bool {
+/// The compression of what begins with these bytes, if it could be a layer: a tar, or anything compressed.
+pub(crate) fn looks_like_a_layer(start: &[u8]) -> Option<Compression> {
     match Compression::detect(start) {
-        Ok(Compression::None) => is_tar(start),
-        Ok(_) => true,
-        Err(_) => false,
+        Ok(Compression::None) if !is_tar(start) => None,
+        Ok(compression) => Some(compression),
+        Err(_) => None,
     }
 }
 
@@ -121,6 +130,78 @@ impl Ingest<'_> {
         })
     }
 
+    /// Writes a layer's archive into `blob`, where others follow it. Gives its digest and size.
+    pub(crate) fn spool(
+        &self,
+        source: &mut dyn Read,
+        name: &str,
+        blob: &Path,
+        growing: &Growing,
+    ) -> Result<(Digest, u64)> {
+        let mut copy = || {
+            let mut file = File::options()
+                .append(true)
+                .open(blob)
+                .map_err(Error::io("open", blob))?;
+            let mut hasher = Hasher::new();
+            let mut size = 0;
+            let mut chunk = Vec::new();
+            loop {
+                fill(source, &mut chunk).map_err(|e| Error::reading(name, e))?;
+                size += chunk.len() as u64;
+                self.budget.take(chunk.len() as u64, name.as_bytes())?;
+                file.write_all(&chunk).map_err(Error::io("write", blob))?;
+                growing.grow(chunk.len());
+                hasher.update(&chunk);
+                if chunk.len() < CHUNK {
+                    return Ok((hasher.finish(), size));
+                }
+            }
+        };
+        let copied = copy();
+        growing.end(copied.is_ok());
+        copied
+    }
+
+    /// Unpacks the archive of a layer called `name` in errors. A cut one is not noticed by its end marker: its digest vouches
+    /// for it.
+    pub(crate) fn tree(
+        &self,
+        archive: impl Read + Send,
+        name: &str,
+        compression: Compression,
+    ) -> Result<Tree> {
+        let tree = self.workspace.directory("tree")?;
+        let trash = self.workspace.directory("trash")?;
+        let target = tree.join("fs");
+        let archive = BufReader::with_capacity(CHUNK, archive);
+        if compression == Compression::None {
+            let unpacked = self.unpack(archive, name, &target, &trash, false)?;
+            return Ok(Tree {
+                inflated: None,
+                tree,
+                unpacked,
+            });
+        }
+        let (onward, inflated_archive) = pipe();
+        let limit = self.limits.archive_bytes();
+        let (unpacked, inflated) = thread::scope(|scope| {
+            let inflating = scope.spawn(move || inflate(archive, compression, &onward, limit));
+            let unpacked = self.unpack(inflated_archive, name, &target, &trash, false);
+            (unpacked, join(inflating))
+        });
+        let unpacked = unpacked?;
+        let inflated = inflated.ok_or_else(|| Error::Malformed {
+            archive: name.to_owned(),
+            reason: "it could not be inflated".to_owned(),
+        })?;
+        Ok(Tree {
+            inflated: Some(inflated),
+            tree,
+            unpacked,
+        })
+    }
+
     /// Reads content of any other kind into a file of the workspace. Gives its digest and size.
     pub(crate) fn plain(
         &self,
@@ -184,7 +265,7 @@ impl Ingest<'_> {
     /// The last stage.
     fn unpack(
         &self,
-        archive: ChunkReader,
+        archive: impl BufRead,
         name: &str,
         tree: &Path,
         trash: &Path,
@@ -206,7 +287,7 @@ impl Ingest<'_> {
 
 /// The middle stage: inflates and digests. None when it failed, which the next stage hears of.
 fn inflate(
-    archive: ChunkReader,
+    archive: impl BufRead,
     compression: Compression,
     onward: &ChunkSender,
     limit: u64,

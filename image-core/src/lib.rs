@@ -11,13 +11,16 @@ mod archive;
 mod builder;
 mod change;
 mod copy_up;
+mod derive;
 mod digest;
+pub mod dockerfile;
 mod erofs;
 mod error;
 mod import;
 mod ingest;
 mod limits;
 mod load;
+mod pack;
 mod reference;
 mod store;
 mod timestamp;
@@ -28,18 +31,23 @@ mod words;
 pub mod xattr;
 
 pub use archive::{
-    Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind, TarReader,
-    Timestamp,
+    Archive, Content as TarContent, Entry as TarEntry, Extent as TarExtent, Kind as TarKind,
+    TarReader, Timestamp, open_archive,
 };
 pub use builder::TarBuilder;
 pub use change::{Change, apply};
 pub use copy_up::ImageDirectory;
-pub use digest::Digest;
+pub use derive::{Step, derive, empty_configuration};
+pub use digest::{Digest, Hasher};
 pub use erofs::ErofsLayer;
 pub use error::{Error, Result};
-pub use import::ImportOptions;
+pub use import::{ImportOptions, source_date};
 pub use limits::Limits;
+pub use pack::{Keep, Keeps, Selection, Times, TreePacker, pack_upper};
 pub use reference::Reference;
-pub use store::{Image, ImageSummary, Removed, Store, clear_directory, remove_tree};
+pub use store::{
+    CacheRecord, CacheUse, CachedStep, HistoryLine, Image, ImageSummary, Lease, Removed,
+    SaveFormat, Store, StoredLayer, Usage, clear_directory, remove_tree,
+};
 pub use view::{LayerChild, LayerDirectory, LayerStat, LayerView};
 pub use words::Word;

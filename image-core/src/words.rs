@@ -36,15 +36,18 @@ impl From<&str> for Word {
 }
 
 impl Word {
-    /// Reads one word; the whole text belongs to it.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut characters = text.chars().peekable();
-        let word = read_word(&mut characters, None, 0)?;
-        Ok(word)
+    /// Reads one word, in which `escape` takes the meaning from the character after it; the whole text belongs to it.
+    pub(crate) fn parse(text: &str, escape: char) -> Result<Self, String> {
+        let mut characters = Source {
+            characters: text.chars().peekable(),
+            escape,
+        };
+        read_word(&mut characters, None, 0)
     }
 
     /// The word with its variables put in; what `lookup` does not know is empty.
-    pub(crate) fn expand(&self, lookup: &dyn Fn(&str) -> Option<String>) -> String {
+    #[must_use]
+    pub fn expand(&self, lookup: &dyn Fn(&str) -> Option<String>) -> String {
         let mut text = String::new();
         for piece in &self.0 {
             match piece {
@@ -77,8 +80,28 @@ impl Word {
     }
 }
 
-/// Splits at white space outside quotes. Quotes and backslashes stay for [`Word::parse`].
-pub(crate) fn split(text: &str) -> Vec<&str> {
+/// The characters of a text, and the one that escapes others: a backslash unless a Dockerfile says that it is another.
+struct Source<'t> {
+    characters: Peekable<Chars<'t>>,
+    escape: char,
+}
+
+impl Source<'_> {
+    fn next(&mut self) -> Option<char> {
+        self.characters.next()
+    }
+
+    fn next_if(&mut self, holds: impl FnOnce(&char) -> bool) -> Option<char> {
+        self.characters.next_if(holds)
+    }
+
+    fn next_is(&mut self, wanted: char) -> bool {
+        self.characters.next_if_eq(&wanted).is_some()
+    }
+}
+
+/// Splits at white space outside quotes. Quotes and escapes stay for [`Word::parse`].
+pub(crate) fn split(text: &str, escape: char) -> Vec<&str> {
     let mut words = Vec::new();
     let mut start = None;
     let mut quote = None;
@@ -92,7 +115,7 @@ pub(crate) fn split(text: &str) -> Vec<&str> {
         }
         start.get_or_insert(at);
         match (c, quote) {
-            ('\\', None | Some('"')) => {
+            (c, None | Some('"')) if c == escape => {
                 characters.next();
             }
             ('"' | '\'', None) => quote = Some(c),
@@ -109,18 +132,16 @@ pub(crate) fn split(text: &str) -> Vec<&str> {
 /// How deep `${a:-${b:-…}}` may go.
 const DEEPEST: usize = 16;
 
-fn read_word(
-    characters: &mut Peekable<Chars<'_>>,
-    end: Option<char>,
-    depth: usize,
-) -> Result<Word, String> {
+fn read_word(characters: &mut Source<'_>, end: Option<char>, depth: usize) -> Result<Word, String> {
     if depth > DEEPEST {
         return Err(format!("variables are nested more than {DEEPEST} deep"));
     }
     let mut word = Word::default();
+    let escape = characters.escape;
     while let Some(c) = characters.next() {
         match c {
             c if Some(c) == end => return Ok(word),
+            c if c == escape => word.push(characters.next().unwrap_or(c)),
             '\'' => read_quoted(
                 characters,
                 '\'',
@@ -134,12 +155,10 @@ fn read_word(
                 characters,
                 '"',
                 |characters, c, word| match c {
-                    '\\' => {
-                        // Inside double quotes a backslash only escapes what would mean something there.
-                        match characters.peek() {
-                            Some('"' | '$' | '\\') => word.extend_with(characters.next()),
-                            _ => word.push('\\'),
-                        }
+                    c if c == escape => {
+                        // Inside double quotes it only escapes what would mean something there.
+                        let next = characters.next_if(|c| matches!(c, '"' | '$') || *c == escape);
+                        word.push(next.unwrap_or(c));
                         Ok(())
                     }
                     '$' => read_variable(characters, word, depth),
@@ -150,10 +169,6 @@ fn read_word(
                 },
                 &mut word,
             )?,
-            '\\' => match characters.next() {
-                Some(next) => word.push(next),
-                None => word.push('\\'),
-            },
             '$' => read_variable(characters, &mut word, depth)?,
             c => word.push(c),
         }
@@ -169,18 +184,10 @@ fn read_word(
     }
 }
 
-impl Word {
-    fn extend_with(&mut self, character: Option<char>) {
-        if let Some(c) = character {
-            self.push(c);
-        }
-    }
-}
-
 fn read_quoted(
-    characters: &mut Peekable<Chars<'_>>,
+    characters: &mut Source<'_>,
     quote: char,
-    mut inside: impl FnMut(&mut Peekable<Chars<'_>>, char, &mut Word) -> Result<(), String>,
+    mut inside: impl FnMut(&mut Source<'_>, char, &mut Word) -> Result<(), String>,
     word: &mut Word,
 ) -> Result<(), String> {
     while let Some(c) = characters.next() {
@@ -192,12 +199,8 @@ fn read_quoted(
     Err(format!("a closing {quote} is missing"))
 }
 
-fn read_variable(
-    characters: &mut Peekable<Chars<'_>>,
-    word: &mut Word,
-    depth: usize,
-) -> Result<(), String> {
-    let braced = characters.next_if_eq(&'{').is_some();
+fn read_variable(characters: &mut Source<'_>, word: &mut Word, depth: usize) -> Result<(), String> {
+    let braced = characters.next_is('{');
     let mut name = String::new();
     while let Some(c) = characters.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
         name.push(c);
@@ -216,7 +219,7 @@ fn read_variable(
     if name.is_empty() {
         return Err("a variable in braces has no name".to_owned());
     }
-    let empty_is_missing = characters.next_if_eq(&':').is_some();
+    let empty_is_missing = characters.next_is(':');
     let otherwise = match characters.next() {
         Some('}') if !empty_is_missing => None,
         Some(operator @ ('-' | '+')) => Some(Otherwise {
@@ -242,7 +245,7 @@ mod tests {
     use super::*;
 
     fn expanded(text: &str) -> String {
-        Word::parse(text).unwrap().expand(&|name| match name {
+        Word::parse(text, '\\').unwrap().expand(&|name| match name {
             "A" => Some("value".to_owned()),
             "EMPTY" => Some(String::new()),
             _ => None,
@@ -264,6 +267,12 @@ mod tests {
     }
 
     #[test]
+    fn another_escape_leaves_backslashes_alone() {
+        let word = Word::parse(r"C:\dir`$x", '`').unwrap();
+        assert_eq!(word.expand(&|_| None), r"C:\dir$x");
+    }
+
+    #[test]
     fn variables_take_their_values_and_substitutes() {
         assert_eq!(expanded("x${A}y$A:$NONE!"), "xvalueyvalue:!");
         assert_eq!(
@@ -278,15 +287,15 @@ mod tests {
     #[test]
     fn what_is_left_open_is_refused() {
         for bad in ["'a", "\"a", "${A", "${A:-b", "${}", "${A:?x}", "${A:"] {
-            assert!(Word::parse(bad).is_err(), "{bad}");
+            assert!(Word::parse(bad, '\\').is_err(), "{bad}");
         }
-        assert!(Word::parse(&"${A:-".repeat(100)).is_err());
+        assert!(Word::parse(&"${A:-".repeat(100), '\\').is_err());
     }
 
     #[test]
     fn splitting_respects_quotes_and_escapes() {
         assert_eq!(
-            split(r#" a "b c" d\ e 'f "g' "#),
+            split(r#" a "b c" d\ e 'f "g' "#, '\\'),
             ["a", "\"b c\"", r"d\ e", "'f \"g'"]
         );
     }
@@ -294,8 +303,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in ".{0,40}") {
-            let _ = Word::parse(&text);
-            let _ = split(&text);
+            let _ = Word::parse(&text, '\\');
+            let _ = split(&text, '`');
         }
 
         #[test]

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use engine::DetachKeys;
 
-use super::{CreateArguments, PortArguments, PsArguments, RmArguments, RunArguments};
+use super::{
+    CommitArguments, CreateArguments, ExportArguments, PortArguments, PsArguments, RmArguments,
+    RunArguments,
+};
 
 /// docker's longer names: `container ls` is `ps`.
 #[derive(Debug, Subcommand)]
@@ -42,6 +45,10 @@ pub(crate) enum ContainerVerb {
     Cp(CpArguments),
     /// Show what an instance has changed of its image
     Diff(DiffArguments),
+    /// Make an image of an instance with what it has written
+    Commit(CommitArguments),
+    /// Write all files of an instance into an archive
+    Export(ExportArguments),
     /// Show the processes of an instance
     Top(TopArguments),
     /// Show what instances use of processor and memory

@@ -84,6 +84,43 @@ pub(crate) const IMAGES_WITH_DIGESTS: Kind = Kind {
     ..IMAGES
 };
 
+/// `history`.
+pub(crate) const HISTORY: Kind = Kind {
+    titles: &[
+        ("Comment", "COMMENT"),
+        ("CreatedAt", "CREATED AT"),
+        ("CreatedBy", "CREATED BY"),
+        ("CreatedSince", "CREATED"),
+        ("ID", "IMAGE"),
+        ("Size", "SIZE"),
+    ],
+    table: "{{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
+    quiet: "ID",
+    go_type: "*image.historyContext",
+    tries: false,
+};
+
+/// `history --human=false`.
+pub(crate) const HISTORY_IN_FULL: Kind = Kind {
+    table: "{{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
+    ..HISTORY
+};
+
+/// `system df`.
+pub(crate) const USAGE: Kind = Kind {
+    titles: &[
+        ("Active", "ACTIVE"),
+        ("Reclaimable", "RECLAIMABLE"),
+        ("Size", "SIZE"),
+        ("TotalCount", "TOTAL"),
+        ("Type", "TYPE"),
+    ],
+    table: "{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}",
+    quiet: "Type",
+    go_type: "*formatter.diskUsageContext",
+    tries: false,
+};
+
 /// `volume ls`.
 pub(crate) const VOLUMES: Kind = Kind {
     titles: &[

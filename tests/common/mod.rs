@@ -6,6 +6,7 @@
     reason = "each test program uses its own part of this"
 )]
 
+pub mod debian;
 pub mod tmux;
 pub mod world;
 

@@ -84,7 +84,10 @@ pub fn files(home: &Home, wanted: &str) -> Result<Files> {
     })
 }
 
-fn image_of(home: &Home, found: &Listed) -> Result<(image_core::Store, image_core::Image)> {
+pub(super) fn image_of(
+    home: &Home,
+    found: &Listed,
+) -> Result<(image_core::Store, image_core::Image)> {
     let store = home.images()?;
     let image = if base::is_base(&found.record.spec.image) {
         base::ensure(&store)?
@@ -95,7 +98,7 @@ fn image_of(home: &Home, found: &Listed) -> Result<(image_core::Store, image_cor
 }
 
 /// A container's root directory.
-fn root(home: &Home, found: &Listed) -> Result<(OwnedFd, Option<Lock>)> {
+pub(super) fn root(home: &Home, found: &Listed) -> Result<(OwnedFd, Option<Lock>)> {
     if found.is_running()
         && let Some(init) = Init::open(found.state.pid, found.state.pid_started)?
     {
@@ -186,7 +189,7 @@ fn entries(listing: &[u8]) -> Result<Vec<UpperEntry>> {
 }
 
 /// Something that runs our helpers in a guest.
-trait Tools {
+pub(super) trait Tools {
     /// Runs one to its end; its exit code.
     fn run(
         &self,
@@ -227,7 +230,7 @@ impl Tools for Maintenance {
     }
 }
 
-fn tools(home: &Home, found: Listed) -> Result<(Box<dyn Tools + Sync>, Option<Lock>)> {
+pub(super) fn tools(home: &Home, found: Listed) -> Result<(Box<dyn Tools + Sync>, Option<Lock>)> {
     if found.is_running() {
         let running = Running {
             home: home.clone(),
@@ -264,7 +267,7 @@ fn answer(tools: &(dyn Tools + Sync), args: &[&str]) -> Result<Vec<u8>> {
 
 /// Runs a helper with its streams in pipes: what it writes goes to `output`, what it reads comes from `input`. Its exit code,
 /// and what it said on standard error.
-fn talk(
+pub(super) fn talk(
     tools: &(dyn Tools + Sync),
     args: &[&str],
     input: Option<&mut dyn Read>,

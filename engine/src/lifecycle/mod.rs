@@ -1,5 +1,6 @@
 //! What is done to instances: made, started, stopped, waited for. Each function is a verb of the command line.
 
+mod commit;
 mod end;
 mod exec;
 mod files;
@@ -7,6 +8,8 @@ mod network;
 mod start;
 mod watch;
 
+pub(crate) use commit::store_layer;
+pub use commit::{CommitOptions, commit, export};
 pub use end::{Waiter, kill, pause, restart, stop, unpause, wait};
 pub use exec::{ExecSpec, exec};
 pub use files::{Files, diff, files};

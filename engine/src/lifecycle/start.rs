@@ -59,6 +59,8 @@ fn make(home: &Home, spec: &InstanceSpec) -> Result<Made> {
     let mut spec = spec.clone();
     spec.check()?;
     let store = home.images()?;
+    // Until there is a record that names it, nobody removes the image.
+    let _held = store.hold_images()?;
     let image = if base::is_base(&spec.image) {
         base::ensure(&store)?
     } else {

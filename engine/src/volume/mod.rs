@@ -35,7 +35,7 @@ use crate::names;
 pub use error::VolumeError;
 pub use options::{check_driver, check_options};
 pub use prepare::{Prepared, ResolvedMount, prepare};
-pub use remove::{Pruned, prune, remove, remove_anonymous, sweep};
+pub use remove::{Pruned, prune, remove, remove_anonymous, size, sweep};
 pub use users::{Use, users, uses};
 
 use options::Backing;

@@ -1,9 +1,9 @@
 //! Removing volumes that nobody uses.
 
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 
 use super::hold::{self, Alone};
 use super::{Use, Volume, VolumeError, check_name, list, users, uses};
@@ -106,20 +106,39 @@ pub fn remove_anonymous(home: &Home, instance: &str, mounts: &[MountSpec]) -> Re
     Ok(())
 }
 
-/// The sizes of all files below a directory, hard links once: what docker counts. What cannot be read counts nothing.
+/// The sizes of all files of a volume, hard links once: what docker counts. What cannot be read counts nothing.
+pub fn size(volume: &Volume) -> u64 {
+    bytes_in(&volume.mountpoint)
+}
+
+/// Instances may be at work below `top`: no link of theirs is followed.
 fn bytes_in(top: &Path) -> u64 {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let Ok(top) = rustix::fs::open(top, flags, Mode::empty()) else {
+        return 0;
+    };
     let mut bytes = 0_u64;
     let mut linked = HashSet::new();
-    let mut ahead = vec![top.to_owned()];
-    while let Some(directory) = ahead.pop() {
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else {
+    let mut ahead: Vec<Vec<u8>> = vec![b".".to_vec()];
+    while let Some(path) = ahead.pop() {
+        let opened = rustix::fs::openat2(&top, path.as_slice(), flags, Mode::empty(), how);
+        let Ok(directory) = opened else { continue };
+        let Ok(entries) = Dir::read_from(&directory) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let Ok(stat) = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
                 continue;
             };
-            if metadata.is_dir() {
-                ahead.push(entry.path());
-            } else if metadata.nlink() == 1 || linked.insert((metadata.dev(), metadata.ino())) {
-                bytes = bytes.saturating_add(metadata.len());
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                ahead.push([&path[..], b"/", name].concat());
+            } else if stat.st_nlink == 1 || linked.insert((stat.st_dev, stat.st_ino)) {
+                bytes = bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
             }
         }
     }

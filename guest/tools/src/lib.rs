@@ -9,6 +9,7 @@
 //! tar-in [--owner UID:GID] DIR     unpacks the archive on stdin below DIR
 //! stat PATH                        what PATH is, as a line of JSON
 //! upper FD                         what the overlay's upper directory on the descriptor FD holds
+//! upper-out FD                     the same as a layer's archive
 //! ps                               the processes of the PID namespace, a line of JSON each
 //! ```
 //!
@@ -76,10 +77,17 @@ fn command(arguments: &[&[u8]]) -> Result<(), Failure> {
             // SAFETY: whoever started this program has opened the descriptor for it, or its use fails.
             upper::list(unsafe { BorrowedFd::borrow_raw(number) }, &mut output)?;
         }
+        [b"upper-out", number] => {
+            let number = parse(number)
+                .and_then(|number| i32::try_from(number).ok())
+                .ok_or_else(|| Failure::new("upper-out wants a descriptor's number"))?;
+            // SAFETY: as above.
+            pack::pack_upper(unsafe { BorrowedFd::borrow_raw(number) }, &mut output)?;
+        }
         [b"ps"] => ps::list(&mut output)?,
         _ => {
             return Err(Failure::new(
-                "usage: tar-out PATH [NAME] | tar-in [--owner UID:GID] DIR | stat PATH | upper FD | ps",
+                "usage: tar-out PATH [NAME] | tar-in [--owner UID:GID] DIR | stat PATH | upper FD | upper-out FD | ps",
             ));
         }
     }

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::stat::last_part;
 use crate::tar::{BLOCK, CAPABILITY, Entry, kind, padding};
-use crate::upper::names;
+use crate::upper::{is_opaque, is_removed, names};
 
 /// File systems that are not the instance's data (linux/magic.h): of these, only where they are mounted is in an archive.
 const NOT_DATA: [u64; 9] = [
@@ -32,6 +32,8 @@ const NOT_DATA: [u64; 9] = [
 struct Packer<'o, 'f> {
     output: &'o mut Output<'f>,
     header: Vec<u8>,
+    /// Whether what lies there is an overlay's upper directory, and marks what was removed.
+    is_layer: bool,
     /// The first names of files that have several.
     links: BTreeMap<(u64, u64), Vec<u8>>,
 }
@@ -52,11 +54,28 @@ pub(crate) fn pack(
     let mut packer = Packer {
         output,
         header: Vec::new(),
+        is_layer: false,
         links: BTreeMap::new(),
     };
     let mut name = name.to_vec();
     packer.add(CWD, path, &about, &mut name, about.st_dev)?;
     // Two blocks of nothing end an archive.
+    packer.output.push(&[0; 2 * BLOCK])
+}
+
+/// Writes an overlay's upper directory as a layer's archive: what was removed as the OCI image specification has it (layer.md,
+/// "Whiteouts").
+pub(crate) fn pack_upper(upper: BorrowedFd<'_>, output: &mut Output<'_>) -> Result<(), Failure> {
+    // The descriptor may have been listed by somebody already: a second one begins at the start.
+    let directory = open(upper, b".", OFlags::DIRECTORY)
+        .map_err(|error| Failure::at("open", b"the upper directory", error))?;
+    let mut packer = Packer {
+        output,
+        header: Vec::new(),
+        is_layer: true,
+        links: BTreeMap::new(),
+    };
+    packer.below(directory, &mut b".".to_vec(), false)?;
     packer.output.push(&[0; 2 * BLOCK])
 }
 
@@ -84,10 +103,22 @@ impl Packer<'_, '_> {
             entry.name.push(b'/');
             self.entry(&entry)?;
             return match open(directory, path, OFlags::DIRECTORY) {
-                Ok(below) => self.below(below, name, about.st_dev != parents_device),
+                Ok(below) => {
+                    if self.is_layer && is_opaque(&below) {
+                        self.marker(name, b".wh..wh..opq")?;
+                    }
+                    self.below(below, name, about.st_dev != parents_device)
+                }
                 Err(Errno::NOENT) => Ok(()),
                 Err(error) => Err(Failure::at("open", name, error)),
             };
+        }
+        // Marks of removed files share an inode: they come before links.
+        if self.is_layer && is_removed(about) {
+            let cut = name.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+            let last = name.get(cut + 1..).unwrap_or_default().to_vec();
+            let parent = name.get(..cut).unwrap_or_default().to_vec();
+            return self.marker(&parent, &[b".wh.", last.as_slice()].concat());
         }
         if about.st_nlink > 1 {
             let file = (about.st_dev, about.st_ino);
@@ -184,6 +215,16 @@ impl Packer<'_, '_> {
         Ok(())
     }
 
+    /// An empty file that says something about others.
+    fn marker(&mut self, directory: &[u8], name: &[u8]) -> Result<(), Failure> {
+        let entry = Entry {
+            name: [directory, b"/", name].concat(),
+            kind: kind::FILE,
+            ..Entry::default()
+        };
+        self.entry(&entry)
+    }
+
     fn entry(&mut self, entry: &Entry) -> Result<(), Failure> {
         self.header.clear();
         entry.encode(&mut self.header);
@@ -252,6 +293,35 @@ mod tests {
         assert!(listed(&link, None).contains(" link -> sub/file\n"));
         std::os::unix::fs::symlink("sub", root.join("to-sub")).unwrap();
         assert!(listed(&std::format!("{path}/to-sub/"), None).contains(" to-sub/file\n"));
+    }
+
+    #[test]
+    fn what_was_removed_is_in_a_layers_archive_by_its_markers() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        fs::create_dir(root.join("sub")).unwrap();
+        fs::write(root.join("sub/file"), "x").unwrap();
+        let made = Command::new("mknod")
+            .args(["gone", "c", "0", "0"])
+            .current_dir(root.join("sub"))
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            return std::eprintln!("skipped: no right to make devices");
+        }
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let directory = fs::File::open(root).unwrap();
+        let mut output = Output::new(writer.as_fd());
+        pack_upper(directory.as_fd(), &mut output).unwrap();
+        output.flush().unwrap();
+        drop(writer);
+        let mut archive = Vec::new();
+        reader.read_to_end(&mut archive).unwrap();
+        let names: Vec<&[u8]> = archive
+            .chunks(BLOCK)
+            .filter(|block| block.get(257..262) == Some(b"ustar"))
+            .map(|block| block.split(|byte| *byte == 0).next().unwrap())
+            .collect();
+        assert_eq!(names, [&b"./sub/"[..], b"./sub/file", b"./sub/.wh.gone"]);
     }
 
     #[test]

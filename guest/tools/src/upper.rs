@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, fgetxattr, major, minor, openat, statat,
+    AtFlags, FileType, Mode, OFlags, RawDir, Stat, fgetxattr, major, minor, openat, statat,
 };
 use rustix::io::Errno;
 
@@ -60,9 +60,7 @@ fn walk(
         let letter = match kind {
             FileType::Directory if below.as_ref().is_some_and(is_opaque) => b'o',
             FileType::Directory => b'd',
-            FileType::CharacterDevice if (major(about.st_rdev), minor(about.st_rdev)) == (0, 0) => {
-                b'w'
-            }
+            _ if is_removed(&about) => b'w',
             FileType::CharacterDevice => b'c',
             FileType::BlockDevice => b'b',
             FileType::Symlink => b'l',
@@ -81,7 +79,14 @@ fn walk(
     Ok(())
 }
 
-fn is_opaque(directory: &rustix::fd::OwnedFd) -> bool {
+/// Whether this marks something that was removed.
+pub(crate) fn is_removed(about: &Stat) -> bool {
+    FileType::from_raw_mode(about.st_mode) == FileType::CharacterDevice
+        && (major(about.st_rdev), minor(about.st_rdev)) == (0, 0)
+}
+
+/// Whether a directory hides the one below it.
+pub(crate) fn is_opaque(directory: &rustix::fd::OwnedFd) -> bool {
     let mut value = [0u8; 1];
     fgetxattr(directory, OPAQUE, &mut value[..]) == Ok(1) && value == *b"y"
 }

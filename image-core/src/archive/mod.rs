@@ -2,6 +2,7 @@
 
 mod compression;
 mod header;
+mod open;
 mod pax;
 mod pipe;
 mod reader;
@@ -9,6 +10,7 @@ mod sparse;
 
 pub(crate) use compression::{Compression, Decoder};
 pub(crate) use header::is_tar;
-pub(crate) use pipe::{CHUNK, ChunkReader, ChunkSender, fill, pipe};
+pub use open::{Archive, open_archive};
+pub(crate) use pipe::{CHUNK, ChunkSender, fill, pipe};
 pub use reader::{Content, Entry, Kind, TarReader, Timestamp};
 pub use sparse::Extent;

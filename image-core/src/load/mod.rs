@@ -2,6 +2,7 @@
 
 mod docker;
 mod oci;
+mod parallel;
 mod scan;
 
 use std::collections::HashSet;
@@ -9,6 +10,7 @@ use std::io::{BufReader, Read};
 
 use oci_spec::image::{Arch, ImageConfiguration, Os};
 
+pub(crate) use self::parallel::Growing;
 use self::scan::Archive;
 use crate::archive::{CHUNK, Compression, Decoder};
 use crate::ingest::Ingest;
@@ -51,7 +53,10 @@ impl Store {
         let decoder = Decoder::new(compression, source).map_err(|e| Error::reading(NAME, e))?;
         let decoder = BufReader::with_capacity(CHUNK, decoder);
 
-        let mut content = Archive::scan(decoder, self, &ingest)?;
+        let (mut content, outcomes) = parallel::unpacking(&ingest, |queue| {
+            Archive::scan(decoder, self, &ingest, queue)
+        })?;
+        content.settle(outcomes);
         let mut publication = Publication::default();
         if content.has("index.json") {
             oci::collect(&mut content, &ingest, &mut publication)?;

@@ -1,10 +1,13 @@
 //! Reading an archive of images once: its files by name and by digest, its layers unpacked while they are read.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufRead, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::NAME;
+use super::parallel::{Outcomes, Queue};
+use super::{Growing, NAME};
 use crate::archive::{Compression, Kind, TarReader};
 use crate::error::printable;
 use crate::ingest::{Ingest, looks_like_a_layer};
@@ -21,6 +24,8 @@ pub(super) struct Content {
     pub(super) digest: Digest,
     pub(super) size: u64,
     layer: Option<Layer>,
+    /// The number of what unpacks it, while the archive is being read.
+    pending: Option<(usize, Compression)>,
 }
 
 /// What was unpacked from it. A tree is missing when the store has the layer already.
@@ -41,11 +46,20 @@ pub(super) struct Archive {
 }
 
 impl Archive {
-    pub(super) fn scan(source: impl BufRead, store: &Store, ingest: &Ingest<'_>) -> Result<Self> {
+    /// Reads the archive to its end. Its layers are given to the queue; [`Archive::settle`] takes what has become of them.
+    pub(super) fn scan(
+        source: impl BufRead,
+        store: &Store,
+        ingest: &Ingest<'_>,
+        queue: &mut Queue,
+    ) -> Result<Self> {
         let known = known_layers(store)?;
         let mut archive = Self::default();
         let mut tar = TarReader::new(source, NAME, ingest.limits);
         while let Some(entry) = tar.next_entry()? {
+            if queue.has_failed() {
+                break;
+            }
             let components = ingest.limits.components(&entry.path)?;
             // A name that is not text is none of those that an archive of images has.
             let Ok(name) = String::from_utf8(components.join(&b'/')) else {
@@ -79,7 +93,12 @@ impl Archive {
                         archive.add(name, content);
                         continue;
                     }
-                    let content = read(&mut tar, &name, ingest)?;
+                    // Once is enough: what has the name of a digest is the same.
+                    if let Some(known) = stated.and_then(|digest| archive.digests.get(&digest)) {
+                        archive.names.insert(name, *known);
+                        continue;
+                    }
+                    let content = read(&mut tar, &name, ingest, queue)?;
                     if let Some(expected) = stated
                         && expected != content.digest
                     {
@@ -104,6 +123,21 @@ impl Archive {
             self.contents.len() - 1
         });
         self.names.insert(name, index);
+    }
+
+    /// Takes what the queue has made of the layers.
+    pub(super) fn settle(&mut self, mut outcomes: Outcomes) {
+        for content in &mut self.contents {
+            if let Some((number, compression)) = content.pending.take()
+                && let Some(tree) = outcomes.take(number)
+            {
+                content.layer = Some(Layer {
+                    compression,
+                    diff_id: tree.inflated.unwrap_or(content.digest),
+                    tree: Some((tree.tree, tree.unpacked)),
+                });
+            }
+        }
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -188,8 +222,7 @@ impl Archive {
     ) -> Result<&Layer> {
         let content = &mut self.contents[index];
         if content.layer.is_none() {
-            let mut file =
-                std::fs::File::open(&content.blob).map_err(Error::io("open", &content.blob))?;
+            let mut file = File::open(&content.blob).map_err(Error::io("open", &content.blob))?;
             let ingested = ingest.layer(&mut file, name, false)?;
             content.layer = Some(Layer {
                 compression: ingested.compression,
@@ -222,6 +255,7 @@ fn read<R: BufRead>(
     tar: &mut TarReader<'_, R>,
     name: &str,
     ingest: &Ingest<'_>,
+    queue: &mut Queue,
 ) -> Result<Content> {
     let shown = printable(name.as_bytes());
     let mut content = tar.content();
@@ -233,17 +267,18 @@ fn read<R: BufRead>(
         .read_to_end(&mut start)
         .map_err(|e| Error::reading(NAME, e))?;
     let mut source = start.as_slice().chain(content);
-    if looks_like_a_layer(&start) {
-        let ingested = ingest.layer(&mut source, &shown, false)?;
+    if let Some(compression) = looks_like_a_layer(&start) {
+        let blob = ingest.workspace.unique("blob");
+        File::create_new(&blob).map_err(Error::io("create", &blob))?;
+        let growing = Arc::new(Growing::default());
+        let number = queue.give(&blob, &shown, compression, &growing);
+        let (digest, size) = ingest.spool(&mut source, &shown, &blob, &growing)?;
         return Ok(Content {
-            blob: ingested.blob,
-            digest: ingested.digest,
-            size: ingested.size,
-            layer: Some(Layer {
-                compression: ingested.compression,
-                diff_id: ingested.diff_id,
-                tree: Some((ingested.tree, ingested.unpacked)),
-            }),
+            blob,
+            digest,
+            size,
+            layer: None,
+            pending: Some((number, compression)),
         });
     }
     let (blob, digest, size) = ingest.plain(&mut source, &shown)?;
@@ -252,6 +287,7 @@ fn read<R: BufRead>(
         digest,
         size,
         layer: None,
+        pending: None,
     })
 }
 
@@ -290,7 +326,7 @@ fn pin(
         return None;
     }
     let mut start = [0; 512];
-    let file = std::fs::File::open(&path).ok()?;
+    let file = File::open(&path).ok()?;
     let read = std::os::unix::fs::FileExt::read_at(&file, &mut start, 0).ok()?;
     Some(Content {
         size: file.metadata().ok()?.len(),
@@ -301,6 +337,7 @@ fn pin(
             diff_id,
             tree: None,
         }),
+        pending: None,
     })
 }
 

@@ -5,6 +5,8 @@
 //! layers/<diff id>/fs                             a layer unpacked, as a lower directory for overlayfs
 //! layers/<diff id>/layer.json                     what it holds
 //! erofs/<diff id>.erofs                           the same for a virtual machine, made when first wanted
+//! cache/<key>                                     what a step of a build came to; cache.lock is shared by those who build
+//! users.lock                                      shared by those who make instances, alone for those who remove images
 //! lock                                            held while index.json is being replaced
 //! tmp/<process>-<n>/                              unfinished work
 //! ```
@@ -12,10 +14,16 @@
 //! Readers take no lock: `index.json` is replaced by a rename, and everything it leads to is there, whole, before that. Writers
 //! work below `tmp/`, and only move what they have finished into place while they hold the lock.
 
+mod cache;
+mod compose;
 mod index;
+mod lease;
 mod list;
 mod publish;
 mod remove;
+mod save;
+mod tag;
+mod usage;
 mod workspace;
 
 use std::fs::File;
@@ -25,11 +33,16 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 
+pub use self::cache::{CacheRecord, CacheUse, CachedStep};
+pub use self::compose::StoredLayer;
 use self::index::Index;
 pub(crate) use self::index::IndexEntry;
+pub use self::lease::Lease;
 pub use self::list::ImageSummary;
 pub(crate) use self::publish::{NewImage, Publication, place};
 pub use self::remove::Removed;
+pub use self::save::SaveFormat;
+pub use self::usage::{HistoryLine, Usage};
 pub(crate) use self::workspace::Workspace;
 pub use self::workspace::{clear_directory, remove_tree};
 use crate::unpack::OPAQUE;

@@ -86,6 +86,15 @@ impl Store {
             );
             layers.extend(image.layers.iter().map(Digest::hex));
         }
+        for record in self.cache_records()? {
+            if let Some(layer) = record.step.layer {
+                blobs.insert(layer.digest.hex());
+                layers.insert(layer.diff_id.hex());
+            }
+        }
+        let leased = self.leased()?;
+        blobs.extend(leased.iter().cloned());
+        layers.extend(leased);
         let garbage = [
             ("blobs/sha256", &blobs),
             ("layers", &layers),
