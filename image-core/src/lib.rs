@@ -19,6 +19,7 @@ mod ingest;
 mod limits;
 mod load;
 mod reference;
+pub mod registry;
 mod store;
 mod timestamp;
 mod union;

@@ -6,6 +6,7 @@
 //! layers/<diff id>/layer.json                     what it holds
 //! erofs/<diff id>.erofs                           the same for a virtual machine, made when first wanted
 //! lock                                            held while index.json is being replaced
+//! incoming/<digest>                               blobs that a pull has begun, locked while it goes on
 //! tmp/<process>-<n>/                              unfinished work
 //! ```
 //!
@@ -30,7 +31,7 @@ pub(crate) use self::index::IndexEntry;
 pub use self::list::ImageSummary;
 pub(crate) use self::publish::{NewImage, Publication, place};
 pub use self::remove::Removed;
-pub(crate) use self::workspace::Workspace;
+pub(crate) use self::workspace::{Workspace, make_private};
 pub use self::workspace::{clear_directory, remove_tree};
 use crate::unpack::OPAQUE;
 use crate::{Digest, Error, Limits, Result};
