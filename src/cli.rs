@@ -11,6 +11,7 @@ use engine::{Accel, BackendKind, Bytes};
 
 mod container;
 mod create;
+mod registry;
 
 pub(crate) use container::{
     AttachArguments, ContainerVerb, CpArguments, DiffArguments, ExecArguments, InspectArguments,
@@ -21,6 +22,9 @@ pub(crate) use create::{CreateArguments, RunArguments};
 pub(crate) use network::{
     NetworkCreateArguments, NetworkInspectArguments, NetworkLsArguments, NetworkPruneArguments,
     NetworkRmArguments, NetworkVerb, PortArguments,
+};
+pub(crate) use registry::{
+    LoginArguments, LogoutArguments, PullArguments, PullPolicy, PushArguments,
 };
 pub(crate) use volume::{
     VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
@@ -158,6 +162,14 @@ pub(crate) enum Verb {
     Load(LoadArguments),
     /// Remove images
     Rmi(RmiArguments),
+    /// Fetch an image from a registry
+    Pull(PullArguments),
+    /// Send an image to a registry
+    Push(PushArguments),
+    /// Keep the user name and password for a registry
+    Login(LoginArguments),
+    /// Forget the user name and password for a registry
+    Logout(LogoutArguments),
     /// List instances
     Ps(PsArguments),
     /// Remove instances
@@ -263,6 +275,10 @@ pub(crate) enum ImageVerb {
     /// List images
     #[command(visible_alias = "list")]
     Ls(ImagesArguments),
+    /// Fetch an image from a registry
+    Pull(PullArguments),
+    /// Send an image to a registry
+    Push(PushArguments),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(RmiArguments),

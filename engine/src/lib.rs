@@ -29,7 +29,10 @@ pub use backend::{Choice, choose_accelerator};
 pub use client::{Attach, DetachKeys};
 pub use error::{Error, Result};
 pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
-pub use image_core::{Change, Error as ImageError, Image, ImageSummary, Reference, Removed, Store};
+pub use image_core::registry;
+pub use image_core::{
+    Change, Digest, Error as ImageError, Image, ImageSummary, Reference, Removed, Store,
+};
 pub use instance::{
     Listed, Record, State, Status, find, is_owned, list, look, remove, rename, repair, size,
     user_of_image,

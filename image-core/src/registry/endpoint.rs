@@ -99,6 +99,24 @@ impl Repository {
     }
 }
 
+/// Where a name leads: the whole name with its registry, such as `docker.io/library/debian:12`, and the repository's path there.
+#[must_use]
+pub fn full_name(reference: &Reference) -> (String, String) {
+    let repository = Repository::of(reference);
+    let host = if repository.server == Server::hub() {
+        "docker.io"
+    } else {
+        repository.server.host()
+    };
+    let mut full = format!("{host}/{}", repository.path);
+    match (reference.digest(), reference.tag()) {
+        (Some(digest), _) => full.push_str(&format!("@{digest}")),
+        (None, Some(tag)) => full.push_str(&format!(":{tag}")),
+        (None, None) => {}
+    }
+    (full, repository.path)
+}
+
 /// docker's rule for the first component of a name; [`Reference`] has refused everything else.
 fn names_a_registry(component: &str) -> bool {
     component == "localhost"
@@ -165,6 +183,13 @@ mod tests {
         );
         assert_eq!(repository("localhost/a"), of("localhost", "a"));
         assert_eq!(repository("quay.io/a"), of("quay.io", "a"));
+    }
+
+    #[test]
+    fn a_whole_name_says_its_registry() {
+        let whole = |text: &str| full_name(&text.parse().unwrap()).0;
+        assert_eq!(whole("debian"), "docker.io/library/debian:latest");
+        assert_eq!(whole("localhost:5000/a/b:1"), "localhost:5000/a/b:1");
     }
 
     #[test]

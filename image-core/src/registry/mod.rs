@@ -25,7 +25,7 @@ mod session;
 use std::sync::Arc;
 
 pub use self::credentials::{Credentials, DockerConfig, Stored};
-pub use self::endpoint::Server;
+pub use self::endpoint::{Server, full_name};
 pub use self::error::RegistryError;
 use self::http::Http;
 pub use self::http::Patience;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::RegistryError;
+use crate::Digest;
 
 /// Something that happened to a layer.
 #[derive(Debug)]
@@ -47,6 +48,11 @@ pub enum Event<'e> {
 
 /// Who is told.
 pub trait Progress: Sync {
+    /// The registry knows the name: it means what has this digest.
+    fn found(&self, digest: Digest) {
+        let _ = digest;
+    }
+
     /// Something happened to the layer at `index`, which is shown as `id`. Comes from several threads, and often.
     fn layer(&self, index: usize, id: &str, event: Event<'_>);
 }

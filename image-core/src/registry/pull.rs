@@ -90,8 +90,7 @@ struct Pull<'p> {
 }
 
 impl Store {
-    /// Fetches an image for `platform`, or only its documents if its layers are here. `told` hears the digest that the name has on
-    /// the registry before any layer comes.
+    /// Fetches an image for `platform`, or only its documents if its layers are here.
     ///
     /// # Errors
     /// A registry that cannot be reached, refuses, or does not keep to what it states; an image for other machines or of kinds
@@ -140,6 +139,7 @@ impl Pull<'_> {
         };
         let top = self.document(&wanted, name.digest(), None)?;
         let digest = top.digest;
+        self.progress.found(digest);
         // A name with a digest keeps that, not its tag, as for docker.
         let name = match name.digest() {
             Some(digest) => format!("{}@{digest}", name.repository()).parse()?,

@@ -58,6 +58,8 @@ pub(super) struct Session<'s> {
     given: Option<Credentials>,
     access: Mutex<Access>,
     pub(super) cancelled: AtomicBool,
+    /// Whether it has answered anything yet. What has never been there is not waited for.
+    reached: AtomicBool,
 }
 
 /// What lets us in.
@@ -99,6 +101,7 @@ impl<'s> Session<'s> {
             given,
             access: Mutex::default(),
             cancelled: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
         };
         if is_loopback(server.host()) && session.speaks_plainly()? {
             session.base = format!("http://{}", server.host());
@@ -169,12 +172,18 @@ impl<'s> Session<'s> {
             match attempt() {
                 Err(error) if error.is_passing() => {
                     failed += 1;
-                    if failed >= patience.attempts {
+                    let is_absent = matches!(error, RegistryError::Unreachable { .. })
+                        && !self.reached.load(Ordering::Relaxed);
+                    if is_absent || failed >= patience.attempts {
                         return Err(error);
                     }
                     self.sleep(patience.wait(failed, &error))?;
                 }
-                done => return done,
+                Ok(done) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    return Ok(done);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
