@@ -24,6 +24,9 @@ type Result<T, E = RegistryError> = std::result::Result<T, E>;
 /// Redirections that are followed for one request. Registries send to their storage, which may send on once.
 const REDIRECTIONS: usize = 5;
 
+/// Refusals of one request after which no new token is asked for. More than one, because other threads use tokens up too.
+const REFUSALS: usize = 3;
+
 /// The longest answer of an authority for tokens.
 const LONGEST_TOKEN: u64 = 1 << 20;
 
@@ -121,6 +124,8 @@ impl<'s> Session<'s> {
             Ok(answer) if answer.status() == StatusCode::BAD_REQUEST => Ok(false),
             Ok(answer) => {
                 self.lock().challenge = offered(&answer);
+                // Read to its end, the connection can be used again.
+                let _ = detail(answer);
                 Ok(true)
             }
             Err(RegistryError::Invalid { .. } | RegistryError::Broken { .. }) => Ok(false),
@@ -212,7 +217,7 @@ impl<'s> Session<'s> {
     pub(super) fn answer(&self, ask: &Ask<'_>, mut payload: Payload<'_>) -> Result<Response<Body>> {
         let own = self.url("/")?;
         let mut url = ask.url.clone();
-        let mut refused = false;
+        let mut refusals = 0;
         let mut redirections = 0;
         loop {
             let ours = is_same_origin(&own, &url);
@@ -232,9 +237,9 @@ impl<'s> Session<'s> {
                 return Err(unexpected(answer, &host_of(&url), ask.what));
             }
             let is_stream = matches!(payload, Payload::Stream(_));
-            if status == StatusCode::UNAUTHORIZED && ours && !refused {
-                refused = true;
-                // Once more with what it asks for, if there is anything new to show.
+            if status == StatusCode::UNAUTHORIZED && ours && refusals < REFUSALS {
+                refusals += 1;
+                // Again with what it asks for, if there is anything new to show.
                 if !self.authenticate(offered(&answer), generation)? {
                     return Ok(answer);
                 }
