@@ -5,6 +5,7 @@ mod container;
 mod create;
 mod image;
 mod network;
+mod registry;
 mod system;
 mod volume;
 
@@ -28,6 +29,9 @@ pub(crate) use image::{
 pub(crate) use network::{
     NetworkCreateArguments, NetworkInspectArguments, NetworkLsArguments, NetworkPruneArguments,
     NetworkRmArguments, NetworkVerb, PortArguments,
+};
+pub(crate) use registry::{
+    LoginArguments, LogoutArguments, PullArguments, PullPolicy, PushArguments,
 };
 pub(crate) use system::{DfArguments, SystemPruneArguments, SystemVerb};
 pub(crate) use volume::{
@@ -181,6 +185,14 @@ pub(crate) enum Verb {
     /// Show and free what is used of the disk
     #[command(subcommand)]
     System(SystemVerb),
+    /// Fetch an image from a registry
+    Pull(PullArguments),
+    /// Send an image to a registry
+    Push(PushArguments),
+    /// Keep the user name and password for a registry
+    Login(LoginArguments),
+    /// Forget the user name and password for a registry
+    Logout(LogoutArguments),
     /// List instances
     Ps(PsArguments),
     /// Remove instances

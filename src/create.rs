@@ -12,17 +12,32 @@ use engine::{Bytes, Home, InstanceSpec, Limits, RestartPolicy, STOP_TIMEOUT, Uli
 
 use crate::cli::CreateArguments;
 use crate::network_flags;
+use crate::registry::{Wanted, with_image};
 
 pub(crate) fn create(root: &Path, arguments: &CreateArguments) -> anyhow::Result<u8> {
     let spec = spec(arguments)?;
     let home = Home::open(root)?;
     refuse_existing(arguments.cidfile.as_deref())?;
-    let record = engine::lifecycle::create(&home, &spec)?;
+    let record = with_image(&home, &arguments.wanted(), || {
+        engine::lifecycle::create(&home, &spec)
+    })?;
     if let Some(path) = &arguments.cidfile {
         write_id(path, &record.id)?;
     }
     println!("{}", record.id);
     Ok(0)
+}
+
+impl CreateArguments {
+    /// What is to be known of the image before there can be an instance of it.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            image: &self.image,
+            policy: self.pull,
+            platform: self.platform.as_deref(),
+            quiet: self.quiet,
+        }
+    }
 }
 
 /// A file for an identifier that is there already belongs to another instance.

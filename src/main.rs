@@ -25,6 +25,7 @@ mod output;
 mod ports;
 mod prune;
 mod ps;
+mod registry;
 mod report;
 mod rm;
 mod rmi;
@@ -137,6 +138,10 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Import(arguments) => import::import(&cli.global.root, arguments),
         Verb::Load(arguments) => load::load(&cli.global.root, arguments),
         Verb::Rmi(arguments) => rmi::rmi(&cli.global.root, arguments),
+        Verb::Pull(arguments) => registry::pull(&cli.global.root, arguments),
+        Verb::Push(arguments) => registry::push(&cli.global.root, arguments),
+        Verb::Login(arguments) => registry::login(arguments),
+        Verb::Logout(arguments) => registry::logout(arguments),
         Verb::Ps(arguments) => ps::ps(&cli.global.root, arguments),
         Verb::Rm(arguments) => rm::rm(&cli.global.root, arguments),
         Verb::Port(arguments) => ports::port(&cli.global.root, arguments),
@@ -205,6 +210,8 @@ fn image(root: &Path, verb: &cli::ImageVerb) -> anyhow::Result<u8> {
         }
         cli::ImageVerb::Load(arguments) => load::load(root, arguments),
         cli::ImageVerb::Ls(arguments) => images::images(root, arguments),
+        cli::ImageVerb::Pull(arguments) => registry::pull(root, arguments),
+        cli::ImageVerb::Push(arguments) => registry::push(root, arguments),
         cli::ImageVerb::Rm(arguments) => rmi::rmi(root, arguments),
         cli::ImageVerb::Build(arguments) => build::build(root, arguments),
         cli::ImageVerb::History(arguments) => history::history(root, arguments),

@@ -10,6 +10,7 @@ use engine::{Attach, Home};
 use crate::cli::RunArguments;
 use crate::create::{refuse_existing, spec, write_id};
 use crate::output;
+use crate::registry::with_image;
 
 pub(crate) fn run(root: &Path, arguments: &RunArguments) -> anyhow::Result<u8> {
     let create = &arguments.create;
@@ -40,18 +41,20 @@ pub(crate) fn run(root: &Path, arguments: &RunArguments) -> anyhow::Result<u8> {
         },
     };
     let mut written = Ok(());
-    let outcome = engine::lifecycle::run(
-        &home,
-        &spec,
-        &options,
-        &mut |record| {
-            if let Some(path) = &create.cidfile {
-                written = write_id(path, &record.id);
-            }
-            Ok(())
-        },
-        &mut output::notice,
-    )?;
+    let outcome = with_image(&home, &create.wanted(), || {
+        engine::lifecycle::run(
+            &home,
+            &spec,
+            &options,
+            &mut |record| {
+                if let Some(path) = &create.cidfile {
+                    written = write_id(path, &record.id);
+                }
+                Ok(())
+            },
+            &mut output::notice,
+        )
+    })?;
     written?;
     if arguments.detach {
         println!("{}", outcome.id);

@@ -32,6 +32,7 @@ pub use backend::{Choice, choose_accelerator};
 pub use client::{Attach, DetachKeys};
 pub use error::{Error, Result};
 pub use home::{DEFAULT_KERNEL, DEFAULT_ROOT, Home};
+pub use image_core::registry;
 pub use image_core::{
     CacheRecord, Change, Digest, Error as ImageError, HistoryLine, Image, ImageSummary,
     ImportOptions, Reference, Removed, SaveFormat, Store, Usage,

@@ -235,6 +235,10 @@ pub enum Error {
     #[error("nobody reads the archive any more")]
     NobodyReads,
 
+    /// Something between this program and a registry.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
+
     /// A file or directory of the store could not be used.
     #[error("cannot {action} {}: {source}", .path.display())]
     Io {

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -41,6 +42,15 @@ pub(crate) struct Tree {
     pub(crate) unpacked: Unpacked,
 }
 
+/// The file that a layer's archive is kept in while it comes.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
+    pub(crate) file: File,
+    /// How many of the archive's first bytes are in it already.
+    pub(crate) have: u64,
+}
+
 /// What is shared by everything one `import` or `load` reads.
 pub(crate) struct Ingest<'i> {
     pub(crate) workspace: &'i Workspace,
@@ -66,10 +76,26 @@ impl Ingest<'_> {
         name: &str,
         needs_end: bool,
     ) -> Result<Ingested> {
-        let blob = self.workspace.unique("blob");
+        let path = self.workspace.unique("blob");
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let kept = Kept {
+            path,
+            file,
+            have: 0,
+        };
+        self.layer_kept(source, name, needs_end, kept)
+    }
+
+    /// [`Ingest::layer`] into a file that may hold the archive's beginning already; `source` begins with that too.
+    pub(crate) fn layer_kept(
+        &self,
+        source: &mut dyn Read,
+        name: &str,
+        needs_end: bool,
+        mut kept: Kept,
+    ) -> Result<Ingested> {
         let tree = self.workspace.directory("tree")?;
         let trash = self.workspace.directory("trash")?;
-        let mut file = File::create_new(&blob).map_err(Error::io("create", &blob))?;
 
         let mut first = Vec::new();
         fill(source, &mut first).map_err(|e| Error::reading(name, e))?;
@@ -104,7 +130,7 @@ impl Ingest<'_> {
             let (target, trash) = (&target, &trash);
             let unpacking =
                 scope.spawn(move || self.unpack(archive, name, target, trash, needs_end));
-            let (digest, size) = self.store(source, first, &mut file, &raw, name);
+            let (digest, size) = self.store(source, first, &mut kept, &raw, name);
             // Ends the pipe.
             drop(raw);
             (join(unpacking), inflating.map(join), digest, size)
@@ -120,7 +146,7 @@ impl Ingest<'_> {
             None => digest,
         };
         Ok(Ingested {
-            blob,
+            blob: kept.path,
             digest,
             size,
             compression,
@@ -230,7 +256,7 @@ impl Ingest<'_> {
         &self,
         source: &mut dyn Read,
         first: Vec<u8>,
-        file: &mut File,
+        kept: &mut Kept,
         onward: &ChunkSender,
         name: &str,
     ) -> (Digest, u64) {
@@ -238,10 +264,16 @@ impl Ingest<'_> {
         let mut size = 0;
         let mut step = |chunk: Vec<u8>| -> Result<bool> {
             hasher.update(&chunk);
+            let before = size;
             size += chunk.len() as u64;
-            self.budget.take(chunk.len() as u64, name.as_bytes())?;
-            file.write_all(&chunk)
-                .map_err(Error::io("write", self.workspace.path()))?;
+            if size > kept.have {
+                let there = usize::try_from(kept.have.saturating_sub(before)).unwrap_or(0);
+                let new = &chunk[there..];
+                self.budget.take(new.len() as u64, name.as_bytes())?;
+                kept.file
+                    .write_all_at(new, before + there as u64)
+                    .map_err(Error::io("write", &kept.path))?;
+            }
             Ok(onward.send(Ok(chunk)))
         };
         let pump = || -> Result<()> {

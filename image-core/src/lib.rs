@@ -22,6 +22,7 @@ mod limits;
 mod load;
 mod pack;
 mod reference;
+pub mod registry;
 mod store;
 mod timestamp;
 mod union;

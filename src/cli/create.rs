@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use engine::{Bytes, DetachKeys};
 
-use super::{AccelArgument, BackendArgument};
+use super::{AccelArgument, BackendArgument, PullPolicy};
 
 /// What `run` and `create` share: what to run, and in what.
 #[derive(Debug, Args)]
@@ -216,6 +216,22 @@ pub(crate) struct CreateArguments {
     /// Write the instance's identifier to a file, which must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
+
+    /// When to fetch the image from its registry
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub(crate) pull: PullPolicy,
+
+    /// Do not show how the image is fetched
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Platform of an image for several, such as linux/amd64/v3
+    #[arg(
+        long,
+        value_name = "OS/ARCH[/VARIANT]",
+        env = "DOCKER_DEFAULT_PLATFORM"
+    )]
+    pub(crate) platform: Option<String>,
 
     /// Print help
     #[arg(long, action = clap::ArgAction::Help)]

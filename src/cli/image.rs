@@ -24,6 +24,10 @@ pub(crate) enum ImageVerb {
     Ls(ImagesArguments),
     /// Remove images that nothing uses: those without a name, or all of them
     Prune(ImagePruneArguments),
+    /// Fetch an image from a registry
+    Pull(super::PullArguments),
+    /// Send an image to a registry
+    Push(super::PushArguments),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(RmiArguments),

@@ -10,8 +10,13 @@ use std::io::{BufReader, Read};
 
 use oci_spec::image::{Arch, ImageConfiguration, Os};
 
+pub(crate) use self::oci::{
+    DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, check_layers, digest_of, is_layer_type,
+    unsupported,
+};
 pub(crate) use self::parallel::Growing;
 use self::scan::Archive;
+pub(crate) use self::scan::known_layers;
 use crate::archive::{CHUNK, Compression, Decoder};
 use crate::ingest::Ingest;
 use crate::limits::Budget;
@@ -90,7 +95,7 @@ impl Store {
 }
 
 /// Refuses an image for another kind of machine.
-fn check_platform(config: &ImageConfiguration, image: &str) -> Result<()> {
+pub(crate) fn check_platform(config: &ImageConfiguration, image: &str) -> Result<()> {
     if (config.os(), config.architecture()) == (&Os::Linux, &Arch::Amd64) {
         return Ok(());
     }

@@ -10,9 +10,9 @@ use crate::ingest::Ingest;
 use crate::store::{IndexEntry, NewImage, Publication, diff_ids};
 use crate::{Digest, Error, Reference, Result};
 
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// Docker's layer types, those that registries do not hand on included: an archive holds their bytes.
 const DOCKER_LAYERS: [&str; 5] = [
     "application/vnd.docker.image.rootfs.diff.tar",
@@ -157,17 +157,7 @@ fn add_image(
     let mut blobs = vec![id];
     for (descriptor, expected) in manifest.layers().iter().zip(&layers) {
         let digest = digest_of(descriptor)?;
-        let is_layer = match descriptor.media_type() {
-            MediaType::ImageLayer
-            | MediaType::ImageLayerGzip
-            | MediaType::ImageLayerZstd
-            | MediaType::ImageLayerNonDistributable
-            | MediaType::ImageLayerNonDistributableGzip
-            | MediaType::ImageLayerNonDistributableZstd => true,
-            MediaType::Other(other) => DOCKER_LAYERS.contains(&other.as_str()),
-            _ => false,
-        };
-        if !is_layer {
+        if !is_layer_type(descriptor.media_type()) {
             return Err(unsupported(
                 &format!("layer {digest}"),
                 descriptor.media_type(),
@@ -224,7 +214,7 @@ pub(super) fn take_layer(
     Ok(())
 }
 
-pub(super) fn check_layers(
+pub(crate) fn check_layers(
     manifest: usize,
     config: &[Digest],
     shown: &str,
@@ -255,6 +245,20 @@ pub(super) fn check_layers(
     Ok(())
 }
 
+/// Whether it is a layer of files: OCI's types and docker's, those that registries do not hand on included.
+pub(crate) fn is_layer_type(media_type: &MediaType) -> bool {
+    match media_type {
+        MediaType::ImageLayer
+        | MediaType::ImageLayerGzip
+        | MediaType::ImageLayerZstd
+        | MediaType::ImageLayerNonDistributable
+        | MediaType::ImageLayerNonDistributableGzip
+        | MediaType::ImageLayerNonDistributableZstd => true,
+        MediaType::Other(other) => DOCKER_LAYERS.contains(&other.as_str()),
+        _ => false,
+    }
+}
+
 fn check_size(descriptor: &Descriptor, actual: u64) -> Result<()> {
     if descriptor.size() == actual {
         return Ok(());
@@ -268,11 +272,11 @@ fn check_size(descriptor: &Descriptor, actual: u64) -> Result<()> {
     })
 }
 
-fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
+pub(crate) fn digest_of(descriptor: &Descriptor) -> Result<Digest> {
     descriptor.digest().to_string().parse()
 }
 
-fn unsupported(what: &str, media_type: &MediaType, supported: &'static str) -> Error {
+pub(crate) fn unsupported(what: &str, media_type: &MediaType, supported: &'static str) -> Error {
     Error::UnsupportedMediaType {
         what: what.to_owned(),
         media_type: media_type.to_string(),

@@ -292,7 +292,7 @@ fn read<R: BufRead>(
 }
 
 /// Layers of the store's images: which blob has which diff ID.
-fn known_layers(store: &Store) -> Result<HashMap<Digest, Digest>> {
+pub(crate) fn known_layers(store: &Store) -> Result<HashMap<Digest, Digest>> {
     let index = store.index()?;
     let mut known = HashMap::new();
     for entry in &index.entries {

@@ -209,7 +209,11 @@ impl IndexEntry {
             return false;
         };
         match reference.digest() {
-            Some(digest) => name.repository() == reference.repository() && self.manifest == digest,
+            // An image that was pulled by the digest of an index keeps that in its name.
+            Some(digest) => {
+                name.repository() == reference.repository()
+                    && (self.manifest == digest || name.digest() == Some(digest))
+            }
             None => name == reference,
         }
     }

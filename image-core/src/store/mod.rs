@@ -8,6 +8,7 @@
 //! cache/<key>                                     what a step of a build came to; cache.lock is shared by those who build
 //! users.lock                                      shared by those who make instances, alone for those who remove images
 //! lock                                            held while index.json is being replaced
+//! incoming/<digest>                               blobs that a pull has begun, locked while it goes on
 //! tmp/<process>-<n>/                              unfinished work
 //! ```
 //!
@@ -43,7 +44,7 @@ pub(crate) use self::publish::{NewImage, Publication, place};
 pub use self::remove::Removed;
 pub use self::save::SaveFormat;
 pub use self::usage::{HistoryLine, Usage};
-pub(crate) use self::workspace::Workspace;
+pub(crate) use self::workspace::{Workspace, make_private};
 pub use self::workspace::{clear_directory, remove_tree};
 use crate::unpack::OPAQUE;
 use crate::{Digest, Error, Limits, Result};
