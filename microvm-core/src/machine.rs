@@ -105,6 +105,10 @@ impl fmt::Display for End {
             }
             Self::KvmError { vcpu, what } => write!(f, "KVM failed on vCPU {vcpu}: {what}"),
             Self::MonitorFailed(what) => write!(f, "the virtual machine monitor failed: {what}"),
+            Self::Killed(libc::SIGSYS) => write!(
+                f,
+                "the virtual machine monitor was killed: it made a system call that it may not, as if the guest had taken it over"
+            ),
             Self::Killed(signal) => write!(
                 f,
                 "the virtual machine monitor was killed by signal {signal}"

@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -15,6 +15,7 @@ use vm_superio::Serial;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, FIRST_LINE, FIRST_SLOT};
+use super::jail::{Jail, Seal, Work};
 use super::kick;
 use super::report::Report;
 use super::vcpu::Vcpu;
@@ -75,7 +76,7 @@ pub(super) struct Monitor {
     bus: Arc<Bus>,
     vcpus: Vec<Vcpu>,
     /// Slots with a thread of their own each, since their work may take long; the main thread serves the others.
-    slow: usize,
+    slow: Vec<Work>,
     // Last, so that the machine outlives its virtual CPUs.
     _vm: Vm,
 }
@@ -97,7 +98,7 @@ impl Teller {
 
 impl Monitor {
     /// Puts a machine together.
-    pub(super) fn build(parts: Parts) -> Result<Self> {
+    pub(super) fn build(parts: Parts, jail: &mut Jail) -> Result<Self> {
         let memory_bytes = u64::from(parts.memory_mib) << 20;
         let vm = Vm::new(&parts.kvm, Arc::new(allocate(parts.memory_mib)?))?;
         parts.kernel.load(vm.memory(), memory_bytes)?;
@@ -113,15 +114,17 @@ impl Monitor {
         .map_err(Error::system("load the initial RAM disk"))?;
 
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(5);
+        let mut slow = Vec::with_capacity(3);
         for disk in parts.disks {
+            slow.push(Work::Disk);
             devices.push(Box::new(Blk::new(disk)));
         }
-        if !parts.shares.is_empty() {
-            let server = Server::new(parts.shares, parts.memory_mib)?;
+        if let Some(directory) = jail.take_descriptors() {
+            slow.push(Work::Files);
+            let server = Server::new(parts.shares, parts.memory_mib, directory)?;
             let device = Fs::new(server).map_err(Error::system("make a timer"))?;
             devices.push(Box::new(device));
         }
-        let slow = devices.len();
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)
             .map_err(Error::system("prepare the control channel"))?;
         devices.push(Box::new(console));
@@ -171,7 +174,7 @@ impl Monitor {
     }
 
     /// Runs the machine to its end.
-    pub(super) fn run(self, reports: &File) -> Result<End> {
+    pub(super) fn run(self, mut jail: Jail, reports: &File) -> Result<End> {
         kick::install()?;
         let (ends, ended) = channel();
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
@@ -192,7 +195,7 @@ impl Monitor {
         events
             .watch(terminated.as_raw_fd(), TERMINATED)
             .map_err(Error::system(watching))?;
-        let (slow, quick) = self.bus.slots().split_at(self.slow);
+        let (slow, quick) = self.bus.slots().split_at(self.slow.len());
         for slot in quick {
             events
                 .serve(Arc::clone(slot))
@@ -200,19 +203,23 @@ impl Monitor {
         }
         let workers = slow
             .iter()
-            .enumerate()
-            .map(|(number, slot)| worker(number, slot, &halt, teller.clone()))
+            .zip(&self.slow)
+            .map(|(slot, work)| worker(slot, *work, jail.seal(), &halt, teller.clone()))
             .collect::<Result<Vec<_>>>()?;
         Report::Ready(monotonic_now()).send(reports);
 
-        let bus = Arc::clone(&self.bus);
+        let (bus, slow) = (Arc::clone(&self.bus), self.slow.len());
         let mut threads = Vec::with_capacity(self.vcpus.len());
+        let gate = Arc::new(Gate::default());
         for (number, vcpu) in self.vcpus.into_iter().enumerate() {
-            if number == 0 {
-                Report::FirstInstruction(monotonic_now()).send(reports);
-            }
             let (stop, teller) = (Arc::clone(&stop), teller.clone());
+            let (gate, seal) = (Arc::clone(&gate), jail.seal());
             let thread = Builder::new().name(format!("vcpu{number}")).spawn(move || {
+                if let Err(error) = seal.on(Work::Vcpu) {
+                    teller.tell(End::MonitorFailed(error.to_string()));
+                    return;
+                }
+                gate.pass();
                 if let Some(end) = vcpu.run(&stop) {
                     teller.tell(end);
                 }
@@ -220,6 +227,11 @@ impl Monitor {
             threads.push(thread.map_err(Error::system("start a virtual CPU's thread"))?);
         }
         drop(teller);
+        let seal = jail.seal();
+        jail.close()?;
+        seal.on(Work::Devices)?;
+        Report::FirstInstruction(monotonic_now()).send(reports);
+        gate.open();
 
         let end = wait(&mut events, &ended);
         stop.store(true, Ordering::SeqCst);
@@ -229,9 +241,29 @@ impl Monitor {
         join(threads);
         let _ = halt.write(1);
         join(workers);
-        bus.slots().iter().for_each(|slot| slot.finish());
+        bus.slots()[slow..].iter().for_each(|slot| slot.finish());
         bus.finish_console();
         Ok(end)
+    }
+}
+
+/// Holds the virtual CPUs back until this process is shut in as a whole.
+#[derive(Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = self.opened.wait_while(open, |open| !*open);
+        drop(passed.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn open(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.opened.notify_all();
     }
 }
 
@@ -259,10 +291,11 @@ fn join(threads: Vec<JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| drop(thread.join()));
 }
 
-/// A thread that serves one device, until `halt` is written.
+/// A thread that serves one device, until `halt` is written; then it finishes what is left.
 fn worker(
-    number: usize,
     slot: &Arc<Slot>,
+    work: Work,
+    seal: Seal,
     halt: &Arc<EventFd>,
     teller: Teller,
 ) -> Result<JoinHandle<()>> {
@@ -273,14 +306,19 @@ fn worker(
     events
         .watch(halt.as_raw_fd(), 0)
         .map_err(Error::system("watch a descriptor"))?;
-    let halt = Arc::clone(halt);
+    let (halt, slot) = (Arc::clone(halt), Arc::clone(slot));
     Builder::new()
-        .name(format!("files{number}"))
+        .name(if work == Work::Files { "files" } else { "disk" }.to_owned())
         .spawn(move || {
-            if let Err(error) = events.run() {
-                teller.tell(End::MonitorFailed(format!(
-                    "the event loop of device {number}: {error}"
-                )));
+            if let Err(error) = seal.on(work) {
+                teller.tell(End::MonitorFailed(error.to_string()));
+                return;
+            }
+            match events.run() {
+                Ok(_) => slot.finish(),
+                Err(error) => teller.tell(End::MonitorFailed(format!(
+                    "a device's event loop: {error}"
+                ))),
             }
             drop(halt);
         })

@@ -167,7 +167,12 @@ impl Client {
     fn of(folder: TempDir, shares: Vec<Shared>, limits: Limits) -> Self {
         let mut client = Self {
             folder,
-            server: Server::with_limits(shares, limits).unwrap(),
+            server: Server::with_limits(
+                shares,
+                limits,
+                crate::devices::virtio::fs::Descriptors::open().unwrap(),
+            )
+            .unwrap(),
             uid: 0,
             gid: 0,
         };
