@@ -15,6 +15,8 @@ mod vcpu;
 mod vm;
 
 #[cfg(test)]
+pub(crate) use jail::tests::seal_for_files;
+#[cfg(test)]
 mod tests;
 
 use std::fs::{File, OpenOptions};
@@ -170,6 +172,8 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         command_line,
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
+        #[cfg(test)]
+        intruder: None,
     };
     Ok((parts, control))
 }

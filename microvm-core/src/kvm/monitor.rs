@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -49,6 +49,9 @@ pub(super) struct Parts {
     pub(super) command_line: String,
     pub(super) vcpus: u8,
     pub(super) memory_mib: u32,
+    /// What a test does in the place of the first virtual CPU: as a guest would that has taken its thread over.
+    #[cfg(test)]
+    pub(super) intruder: Option<super::jail::tests::Intruder>,
 }
 
 impl Parts {
@@ -77,6 +80,8 @@ pub(super) struct Monitor {
     vcpus: Vec<Vcpu>,
     /// Slots with a thread of their own each, since their work may take long; the main thread serves the others.
     slow: Vec<Work>,
+    #[cfg(test)]
+    intruder: Option<super::jail::tests::Intruder>,
     // Last, so that the machine outlives its virtual CPUs.
     _vm: Vm,
 }
@@ -169,6 +174,8 @@ impl Monitor {
             bus,
             vcpus,
             slow,
+            #[cfg(test)]
+            intruder: parts.intruder,
             _vm: vm,
         })
     }
@@ -201,25 +208,34 @@ impl Monitor {
                 .serve(Arc::clone(slot))
                 .map_err(Error::system(watching))?;
         }
+        let gate = Arc::new(Gate::default());
         let workers = slow
             .iter()
             .zip(&self.slow)
-            .map(|(slot, work)| worker(slot, *work, jail.seal(), &halt, teller.clone()))
+            .map(|(slot, work)| worker(slot, *work, (jail.seal(), &gate), &halt, teller.clone()))
             .collect::<Result<Vec<_>>>()?;
         Report::Ready(monotonic_now()).send(reports);
 
         let (bus, slow) = (Arc::clone(&self.bus), self.slow.len());
         let mut threads = Vec::with_capacity(self.vcpus.len());
-        let gate = Arc::new(Gate::default());
         for (number, vcpu) in self.vcpus.into_iter().enumerate() {
             let (stop, teller) = (Arc::clone(&stop), teller.clone());
             let (gate, seal) = (Arc::clone(&gate), jail.seal());
+            #[cfg(test)]
+            let intruder = self.intruder.clone();
             let thread = Builder::new().name(format!("vcpu{number}")).spawn(move || {
-                if let Err(error) = seal.on(Work::Vcpu) {
+                let sealed = seal.on(Work::Vcpu);
+                gate.sealed();
+                if let Err(error) = sealed {
                     teller.tell(End::MonitorFailed(error.to_string()));
                     return;
                 }
                 gate.pass();
+                #[cfg(test)]
+                if let Some(intruder) = intruder {
+                    teller.tell(End::MonitorFailed((intruder.act)()));
+                    return;
+                }
                 if let Some(end) = vcpu.run(&stop) {
                     teller.tell(end);
                 }
@@ -229,6 +245,7 @@ impl Monitor {
         drop(teller);
         let seal = jail.seal();
         jail.close()?;
+        gate.wait_for(threads.len() + workers.len());
         seal.on(Work::Devices)?;
         Report::FirstInstruction(monotonic_now()).send(reports);
         gate.open();
@@ -247,23 +264,46 @@ impl Monitor {
     }
 }
 
-/// Holds the virtual CPUs back until this process is shut in as a whole.
+/// Holds the virtual CPUs back until every thread is shut in.
 #[derive(Default)]
 struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    sealed: usize,
+    open: bool,
 }
 
 impl Gate {
+    /// A thread is shut in, or has given up.
+    fn sealed(&self) {
+        self.state().sealed += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many threads are.
+    fn wait_for(&self, threads: usize) {
+        let state = self
+            .changed
+            .wait_while(self.state(), |state| state.sealed < threads);
+        drop(state.unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn pass(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = self.opened.wait_while(open, |open| !*open);
-        drop(passed.unwrap_or_else(PoisonError::into_inner));
+        let state = self.changed.wait_while(self.state(), |state| !state.open);
+        drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn open(&self) {
-        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.opened.notify_all();
+        self.state().open = true;
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -295,7 +335,7 @@ fn join(threads: Vec<JoinHandle<()>>) {
 fn worker(
     slot: &Arc<Slot>,
     work: Work,
-    seal: Seal,
+    (seal, gate): (Seal, &Arc<Gate>),
     halt: &Arc<EventFd>,
     teller: Teller,
 ) -> Result<JoinHandle<()>> {
@@ -306,11 +346,13 @@ fn worker(
     events
         .watch(halt.as_raw_fd(), 0)
         .map_err(Error::system("watch a descriptor"))?;
-    let (halt, slot) = (Arc::clone(halt), Arc::clone(slot));
+    let (halt, slot, gate) = (Arc::clone(halt), Arc::clone(slot), Arc::clone(gate));
     Builder::new()
         .name(if work == Work::Files { "files" } else { "disk" }.to_owned())
         .spawn(move || {
-            if let Err(error) = seal.on(work) {
+            let sealed = seal.on(work);
+            gate.sealed();
+            if let Err(error) = sealed {
                 teller.tell(End::MonitorFailed(error.to_string()));
                 return;
             }

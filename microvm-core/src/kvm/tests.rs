@@ -15,7 +15,7 @@ const AT: u64 = 0x100_0000;
 /// `mov al, 0xfe; out 0x64, al; hlt; jmp -3`: asks for a reset.
 const RESET: &[u8] = b"\xb0\xfe\xe6\x64\xf4\xeb\xfd";
 /// `jmp -2`: for ever.
-const SPIN: &[u8] = b"\xeb\xfe";
+pub(super) const SPIN: &[u8] = b"\xeb\xfe";
 
 /// `mov dx, 0x3f8`, and for each byte `mov al, byte; out dx, al`.
 fn say(text: &[u8]) -> Vec<u8> {
@@ -26,13 +26,13 @@ fn say(text: &[u8]) -> Vec<u8> {
     code
 }
 
-struct Guest {
+pub(super) struct Guest {
     files: TempDir,
-    config: VmConfig,
+    pub(super) config: VmConfig,
 }
 
 /// A machine for this code; nothing where there is no KVM, which is said.
-fn guest(code: &[u8]) -> Option<Guest> {
+pub(super) fn guest(code: &[u8]) -> Option<Guest> {
     if let Substrate::None { reason } = substrate() {
         eprintln!("skipped: kvm: {reason}");
         return None;

@@ -137,3 +137,11 @@ pub(super) fn drop_all_but(powers: Powers, nobody: u32) -> io::Result<()> {
 pub(super) fn drop_capabilities() -> io::Result<()> {
     set(&Sets::default())
 }
+
+/// What the calling thread may do, as a mask, for tests.
+#[cfg(test)]
+pub(super) fn capabilities() -> u64 {
+    own().map_or(u64::MAX, |[[low, ..], [high, ..]]| {
+        u64::from(high) << 32 | u64::from(low)
+    })
+}
