@@ -32,7 +32,7 @@ pub(super) fn be_monitor(mut parts: Parts, channels: Channels, entered: io::Resu
     let ended = isolate(&parts, &channels)
         .and_then(|()| entered.map_err(Error::Cgroup))
         .and_then(|()| Jail::enter(&mut parts, &channels))
-        .and_then(|mut jail| Monitor::build(parts, &mut jail)?.run(jail, &channels.reports));
+        .and_then(|mut jail| Monitor::build(parts, &mut jail)?.run(&jail, &channels.reports));
     let code = match ended {
         Ok(end) => {
             let orderly = end.is_orderly();

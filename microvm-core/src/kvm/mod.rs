@@ -72,7 +72,9 @@ fn launch(parts: Parts, control: UnixStream, cgroup: &Membership) -> Result<Micr
     };
     // SAFETY: the child calls `be_monitor` at once and nothing after it; what that relies on is said above.
     let forked = match jail::may_administer() {
+        // SAFETY: as above.
         true => unsafe { fork_apart(cgroup, channels.starter.as_fd()) },
+        // SAFETY: as above.
         false => unsafe { fork_into(cgroup) },
     };
     let process = match forked {

@@ -103,7 +103,7 @@ impl Teller {
 
 impl Monitor {
     /// Puts a machine together.
-    pub(super) fn build(parts: Parts, jail: &mut Jail) -> Result<Self> {
+    pub(super) fn build(parts: Parts, jail: &mut Jail<'_>) -> Result<Self> {
         let memory_bytes = u64::from(parts.memory_mib) << 20;
         let vm = Vm::new(&parts.kvm, Arc::new(allocate(parts.memory_mib)?))?;
         parts.kernel.load(vm.memory(), memory_bytes)?;
@@ -117,6 +117,8 @@ impl Monitor {
             ramdisk,
         )
         .map_err(Error::system("load the initial RAM disk"))?;
+
+        jail.close()?;
 
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(5);
         let mut slow = Vec::with_capacity(3);
@@ -181,7 +183,7 @@ impl Monitor {
     }
 
     /// Runs the machine to its end.
-    pub(super) fn run(self, mut jail: Jail, reports: &File) -> Result<End> {
+    pub(super) fn run(self, jail: &Jail<'_>, reports: &File) -> Result<End> {
         kick::install()?;
         let (ends, ended) = channel();
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
@@ -244,7 +246,6 @@ impl Monitor {
         }
         drop(teller);
         let seal = jail.seal();
-        jail.close()?;
         gate.wait_for(threads.len() + workers.len());
         seal.on(Work::Devices)?;
         Report::FirstInstruction(monotonic_now()).send(reports);

@@ -22,6 +22,8 @@ const SETFCAP: u32 = 31;
 pub(super) enum Powers {
     /// It serves no files: none, and it is nobody.
     None,
+    /// It lets go of the host's mounts.
+    Leave,
     /// It serves files to be read only: it may read what others may not, and it is nobody.
     Read,
     /// It serves files to be written: it does to them what the guest's users and its root do, and it is who it was.
@@ -40,6 +42,7 @@ impl Powers {
     fn mask(self) -> u32 {
         let all: &[u32] = match self {
             Self::None => &[],
+            Self::Leave => &[SYS_ADMIN],
             Self::Read => &[DAC_READ_SEARCH],
             // Files belong to whoever makes them in the guest (SETUID, SETGID, CHOWN), whose kernel has decided that it may
             // be done (DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER); set-user-ID bits, device nodes and capabilities of files are
@@ -92,7 +95,7 @@ pub(in crate::kvm) fn may_administer() -> bool {
 
 /// Takes everything from the calling thread, and from those it will make, but these powers; for good.
 pub(super) fn drop_all_but(powers: Powers, nobody: u32) -> io::Result<()> {
-    let [[effective, permitted, _], _] = own()?;
+    let [[effective, ..], _] = own()?;
     let may = |number: u32| effective >> number & 1 == 1;
     // SAFETY: all take integers, but setgroups, which reads no group of a list without any. The raw calls are for this thread
     // alone.
@@ -126,16 +129,17 @@ pub(super) fn drop_all_but(powers: Powers, nobody: u32) -> io::Result<()> {
             check(libc::syscall(libc::SYS_setresuid, nobody, nobody, nobody))?;
         }
     }
-    let kept = powers.mask() & permitted;
-    set(&[[kept, kept, 0], [0; 3]])?;
+    keep(powers)?;
     // No other process of this user's looks into this one, and no core of it is written.
     // SAFETY: prctl takes integers.
     check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into())
 }
 
-/// Takes all capabilities from this thread, for good.
-pub(super) fn drop_capabilities() -> io::Result<()> {
-    set(&Sets::default())
+/// Takes all capabilities but these from the calling thread, for good.
+pub(super) fn keep(powers: Powers) -> io::Result<()> {
+    let [[_, permitted, _], _] = own()?;
+    let kept = powers.mask() & permitted;
+    set(&[[kept, kept, 0], [0; 3]])
 }
 
 /// What the calling thread may do, as a mask, for tests.

@@ -22,6 +22,8 @@ pub(in crate::kvm) enum Work {
     Disk,
     /// Serves files.
     Files,
+    /// Lets go of the host's mounts.
+    Leave,
 }
 
 /// What every thread does: its memory, waiting for other threads, reading and writing descriptors, the time, its end; and
@@ -127,6 +129,9 @@ const FILES: &[i64] = &[
     libc::SYS_utimensat,
 ];
 
+/// What lets go of mounts.
+const LEAVE: &[i64] = &[libc::SYS_umount2];
+
 /// What a reset of the device that serves files takes, which is the virtual CPU's doing.
 const FILES_RESET: &[i64] = &[libc::SYS_statx, libc::SYS_timerfd_settime];
 
@@ -153,6 +158,7 @@ pub(super) struct Filters {
     devices: BpfProgram,
     disk: BpfProgram,
     files: BpfProgram,
+    leave: BpfProgram,
 }
 
 fn failed(error: impl std::fmt::Display) -> Error {
@@ -227,6 +233,7 @@ impl Filters {
             vcpu: compile(vcpu, &[reset])?,
             devices: compile(common.clone(), &[EVENTS, CHANNEL])?,
             disk: compile(common.clone(), &[EVENTS, DISK])?,
+            leave: compile(common.clone(), &[LEAVE])?,
             files: match files {
                 true => compile(common, &[EVENTS, FILES])?,
                 false => BpfProgram::new(),
@@ -241,6 +248,7 @@ impl Filters {
             Work::Devices => &self.devices,
             Work::Disk => &self.disk,
             Work::Files => &self.files,
+            Work::Leave => &self.leave,
         };
         apply_filter(filter).map_err(failed)
     }

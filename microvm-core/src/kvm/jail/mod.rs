@@ -11,19 +11,23 @@ mod namespaces;
 pub(crate) mod tests;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::Builder;
 
 use self::credentials::Powers;
 pub(super) use self::credentials::may_administer;
 use self::filter::Filters;
 pub(super) use self::filter::Work;
+use self::namespaces::Network;
 use super::child::Channels;
 use super::monitor::Parts;
 use crate::devices::virtio::fs::Descriptors;
 use crate::process::readable;
 use crate::{Error, Result};
+
+/// The stack of a thread that makes few system calls, bytes.
+const STACK: usize = 64 << 10;
 
 /// How many descriptors a monitor has at most that serves no files: 64 virtual CPUs, and for each of its devices a few
 /// files, events and queues. Those that serve files need as many as they can get.
@@ -35,12 +39,14 @@ const ADDRESS_SPACE: u64 = 256 << 20;
 const ADDRESS_SPACE_OF_THREAD: u64 = 136 << 20;
 
 /// A process that is in its jail, and how its threads get into theirs.
-pub(super) struct Jail {
+pub(super) struct Jail<'a> {
+    channels: &'a Channels,
+    powers: Powers,
     filters: Arc<Filters>,
     /// The directory of this process's descriptors, for who serves files.
     descriptors: Option<Descriptors>,
-    /// Who lets go of the host's root.
-    leaving: Option<JoinHandle<io::Result<()>>>,
+    /// Who makes the network namespace.
+    network: Option<Network>,
     #[cfg(test)]
     unfiltered: bool,
 }
@@ -53,42 +59,58 @@ pub(super) struct Seal {
     unfiltered: bool,
 }
 
-impl Jail {
+impl<'a> Jail<'a> {
     /// Shuts this process in, which has one thread and has closed what it does not need. What is shared with the guest is
-    /// put behind mounts of its own.
-    pub(super) fn enter(parts: &mut Parts, channels: &Channels) -> Result<Self> {
-        let powers = Powers::for_shares(&parts.shares);
+    /// put behind mounts of its own. The rest, which takes longer, goes on beside what is done next: see
+    /// [`Self::close`].
+    pub(super) fn enter(parts: &mut Parts, channels: &'a Channels) -> Result<Self> {
         limit(parts)?;
         let descriptors = match parts.shares.is_empty() {
             true => None,
             false => Some(Descriptors::open().map_err(Error::system("open /proc/self/fd"))?),
         };
         let privileged = may_administer();
+        let apart = "put the virtual machine monitor into namespaces of its own";
+        let network = match privileged {
+            true => Some(Network::make().map_err(Error::system(apart))?),
+            false => None,
+        };
         if privileged {
             namespaces::cut_off(&mut parts.shares)
                 .map_err(Error::system("put a share behind a mount of its own"))?;
         }
-        namespaces::leave(privileged).map_err(Error::system(
-            "put the virtual machine monitor into namespaces of its own",
-        ))?;
-        let leaving = namespaces::empty_root().map_err(Error::system(
+        namespaces::leave(privileged).map_err(Error::system(apart))?;
+        let host = namespaces::empty_root().map_err(Error::system(
             "give the virtual machine monitor an empty root directory",
         ))?;
-        credentials::drop_all_but(powers, unused_id(channels.parent)).map_err(Error::system(
-            "take the virtual machine monitor's privileges away",
-        ))?;
-        follow(channels)?;
-        let filters = Filters::new(!parts.shares.is_empty())?;
+        let filters = Arc::new(Filters::new(!parts.shares.is_empty())?);
+        leave_root(host, &filters)?;
         Ok(Self {
-            filters: Arc::new(filters),
+            channels,
+            powers: Powers::for_shares(&parts.shares),
+            filters,
             descriptors,
-            leaving,
+            network,
             #[cfg(test)]
             unfiltered: parts
                 .intruder
                 .as_ref()
                 .is_some_and(|intruder| !intruder.filtered),
         })
+    }
+
+    /// Takes this thread, and those that it will make, all that they do not need. No guest may run before, and no other
+    /// thread of the monitor may have been made.
+    pub(super) fn close(&mut self) -> Result<()> {
+        if let Some(network) = self.network.take() {
+            network.enter().map_err(Error::system(
+                "put the virtual machine monitor into a network namespace of its own",
+            ))?;
+        }
+        credentials::drop_all_but(self.powers, unused_id(self.channels.parent)).map_err(
+            Error::system("take the virtual machine monitor's privileges away"),
+        )?;
+        follow(self.channels)
     }
 
     /// The directory of this process's descriptors, once.
@@ -104,24 +126,13 @@ impl Jail {
             unfiltered: self.unfiltered,
         }
     }
-
-    /// Waits until nothing of the host's root is left. No guest may run before.
-    pub(super) fn close(&mut self) -> Result<()> {
-        let Some(leaving) = self.leaving.take() else {
-            return Ok(());
-        };
-        leaving
-            .join()
-            .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
-            .map_err(Error::system("let go of the host's root directory"))
-    }
 }
 
 impl Seal {
     /// Takes from this thread, for good, everything that this work does not need.
     pub(super) fn on(&self, work: Work) -> Result<()> {
         if work != Work::Files {
-            credentials::drop_capabilities()
+            credentials::keep(Powers::None)
                 .map_err(Error::system("take a thread's capabilities away"))?;
         }
         #[cfg(test)]
@@ -130,6 +141,28 @@ impl Seal {
         }
         self.filters.install(work)
     }
+}
+
+/// Lets go of the host's mounts, which no path leads to any more, so that they are not in use because of this process. The
+/// kernel waits for all its processors in that: a thread does it, which can do nothing else.
+fn leave_root(host: OwnedFd, filters: &Arc<Filters>) -> Result<()> {
+    let filters = Arc::clone(filters);
+    Builder::new()
+        .name("leave".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            let there = namespaces::stand_in(&host);
+            if there
+                .and_then(|()| credentials::keep(Powers::Leave))
+                .is_ok()
+                && filters.install(Work::Leave).is_ok()
+            {
+                // Were it to fail, the mounts would be in use for as long as the machine lives, and no more.
+                let _ = namespaces::unmount_here();
+            }
+        })
+        .map(drop)
+        .map_err(Error::system("start a thread"))
 }
 
 /// Bounds what this process may use.
@@ -166,7 +199,7 @@ fn limit(parts: &Parts) -> Result<()> {
     if parts.shares.is_empty() {
         done = done.and_then(|()| set(libc::RLIMIT_NOFILE, DESCRIPTORS));
     }
-    done.and_then(|()| space)
+    done.and(space)
         .and_then(|space| set(libc::RLIMIT_AS, space))
         .map_err(bound)
 }

@@ -20,8 +20,8 @@ const MOUNT_ATTR_NOSUID: u64 = 2;
 const MOUNT_ATTR_NODEV: u64 = 4;
 const MOUNT_ATTR_NOEXEC: u64 = 8;
 
-/// The stack of the thread that lets go of the host's root, bytes.
-const STACK: usize = 64 << 10;
+/// From include/uapi/linux/sockios.h.
+const SIOCGSKNS: u64 = 0x894c;
 
 /// struct mount_attr.
 #[repr(C)]
@@ -83,13 +83,12 @@ pub(super) fn cut_off(shares: &mut [Shared]) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves the host's mounts, network, semaphores and name; its processes were left with the fork. Without the privilege
-/// for that, a user namespace gives it, in which nobody is anybody.
+/// Leaves the host's mounts, semaphores and name; its processes were left with the fork, and its network is in a moment.
+/// Without the privilege for that, a user namespace gives it, in which nobody is anybody; then the network is left too.
 pub(super) fn leave(privileged: bool) -> io::Result<()> {
-    let mut flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if !privileged {
-        flags |= libc::CLONE_NEWUSER;
+        flags |= libc::CLONE_NEWUSER | libc::CLONE_NEWNET;
     }
     // SAFETY: unshare takes a number; the names are as long as we say.
     unsafe {
@@ -101,11 +100,46 @@ pub(super) fn leave(privileged: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes an empty directory, to which nothing can be added, the root. The thread that comes back lets go of the host's:
-/// the kernel waits for all its processors in that, which takes a while.
-pub(super) fn empty_root() -> io::Result<Option<JoinHandle<io::Result<()>>>> {
+/// A network namespace in the making: it takes a tenth of a start, and nothing else waits for it.
+pub(super) struct Network(JoinHandle<io::Result<OwnedFd>>);
+
+impl Network {
+    /// Lets a thread make it.
+    pub(super) fn make() -> io::Result<Self> {
+        Builder::new()
+            .name("network".to_owned())
+            .stack_size(super::STACK)
+            .spawn(|| {
+                // SAFETY: unshare, socket and this ioctl take numbers.
+                unsafe {
+                    check(libc::unshare(libc::CLONE_NEWNET).into())?;
+                    let socket = descriptor(
+                        libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+                            .into(),
+                    )?;
+                    // The namespace that a socket is in, without a path to it.
+                    descriptor(libc::ioctl(socket.as_raw_fd(), SIOCGSKNS).into())
+                }
+            })
+            .map(Self)
+    }
+
+    /// Takes the calling thread there.
+    pub(super) fn enter(self) -> io::Result<()> {
+        let namespace = self
+            .0
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))?;
+        // SAFETY: setns takes two numbers.
+        check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }.into()).map(drop)
+    }
+}
+
+/// Makes an empty directory, to which nothing can be added, the root. What comes back is the host's root, which no path
+/// leads to any more.
+pub(super) fn empty_root() -> io::Result<OwnedFd> {
     // SAFETY: all strings end in a zero or are null where nothing is meant, and the descriptors are open.
-    let pivoted = unsafe {
+    unsafe {
         // Nothing that is done here may reach the host's mounts.
         check(
             libc::mount(
@@ -117,6 +151,8 @@ pub(super) fn empty_root() -> io::Result<Option<JoinHandle<io::Result<()>>>> {
             )
             .into(),
         )?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        let host = descriptor(libc::open(c"/".as_ptr(), flags).into())?;
         let system = descriptor(libc::syscall(
             libc::SYS_fsopen,
             c"tmpfs".as_ptr(),
@@ -136,38 +172,35 @@ pub(super) fn empty_root() -> io::Result<Option<JoinHandle<io::Result<()>>>> {
             FSMOUNT_CLOEXEC,
             MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC,
         ))?;
+        // Anywhere but on the root itself, which could then not be unmounted alone. pivot_root(2) would leave the host's root
+        // above this one, in reach until it is unmounted, which takes longer than everything else here.
         check(libc::syscall(
             libc::SYS_move_mount,
             root.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_FDCWD,
-            c"/".as_ptr(),
+            c"/proc".as_ptr(),
             MOVE_MOUNT_F_EMPTY_PATH,
         ))?;
         check(libc::fchdir(root.as_raw_fd()).into())?;
-        check(libc::syscall(
-            libc::SYS_pivot_root,
-            c".".as_ptr(),
-            c".".as_ptr(),
-        ))
-    };
-    match pivoted {
-        Ok(_) => {}
-        // The host's root is its initramfs, which cannot be left: it stays below, where no path leads.
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            // SAFETY: the path ends in a zero.
-            check(unsafe { libc::chroot(c".".as_ptr()) }.into())?;
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
+        check(libc::chroot(c".".as_ptr()).into())?;
+        Ok(host)
     }
-    Builder::new()
-        .name("leave".to_owned())
-        .stack_size(STACK)
-        // After the pivot the old root lies upon the new one, at the working directory.
-        // SAFETY: the path ends in a zero.
-        .spawn(|| check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) }.into()).map(drop))
-        .map(Some)
+}
+
+/// Makes a directory the calling thread's own working directory.
+pub(super) fn stand_in(directory: &OwnedFd) -> io::Result<()> {
+    // SAFETY: both take numbers.
+    unsafe {
+        check(libc::unshare(libc::CLONE_FS).into())?;
+        check(libc::fchdir(directory.as_raw_fd()).into()).map(drop)
+    }
+}
+
+/// Unmounts everything from the working directory on.
+pub(super) fn unmount_here() -> io::Result<()> {
+    // SAFETY: the path ends in a zero.
+    check(unsafe { libc::umount2(c".".as_ptr(), libc::MNT_DETACH) }.into()).map(drop)
 }
 
 /// How much address space this process has, bytes.

@@ -390,8 +390,8 @@ fn a_monitor_that_shares_files_keeps_only_what_that_takes() {
                     line("Seccomp:")
                 )
             })
-            // A thread of the kernel's, which KVM gives to each machine.
-            .filter(|line| !line.starts_with("kvm-"))
+            // A thread of the kernel's, which KVM gives to each machine, and one that ends by itself.
+            .filter(|line| !line.starts_with("kvm-") && !line.starts_with("leave"))
             .collect();
         found.sort_unstable();
         let files = format!("files {powers} 2");
@@ -431,4 +431,28 @@ fn what_is_shared_is_all_that_its_descriptor_leads_to() {
     });
     assert_eq!(report, End::MonitorFailed("true false".to_owned()));
     assert!(std::fs::read_dir(&inside).unwrap().next().is_none());
+}
+
+#[test]
+fn the_monitor_is_in_namespaces_of_its_own_and_holds_no_mount_of_the_hosts() {
+    let Some(guest) = guest(SPIN) else { return };
+    if !is_root() {
+        return;
+    }
+    let vm = crate::Hypervisor::launch(&crate::kvm::Kvm, &guest.config).unwrap();
+    let of = |process: &str, kind: &str| {
+        std::fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap()
+    };
+    let pid = vm.pid().to_string();
+    for kind in ["mnt", "net", "ipc", "uts", "pid"] {
+        assert_ne!(of(&pid, kind), of("self", kind), "{kind}");
+    }
+    // A thread lets go of them, and ends.
+    let mounts = || std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    let mut tries = 0;
+    while !mounts().is_empty() && tries < 1000 {
+        std::thread::sleep(Duration::from_millis(10));
+        tries += 1;
+    }
+    assert_eq!(mounts(), "");
 }
