@@ -17,6 +17,8 @@ mod vm;
 #[cfg(test)]
 pub(crate) use jail::tests::seal_for_files;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod tests;
 
 use std::fs::{File, OpenOptions};

@@ -10,7 +10,7 @@ use crate::kernel::tests::image;
 use crate::{End, Substrate, substrate};
 
 /// Where the guests are loaded and entered.
-const AT: u64 = 0x100_0000;
+pub(super) const AT: u64 = 0x100_0000;
 
 /// `mov al, 0xfe; out 0x64, al; hlt; jmp -3`: asks for a reset.
 const RESET: &[u8] = b"\xb0\xfe\xe6\x64\xf4\xeb\xfd";
@@ -18,7 +18,7 @@ const RESET: &[u8] = b"\xb0\xfe\xe6\x64\xf4\xeb\xfd";
 pub(super) const SPIN: &[u8] = b"\xeb\xfe";
 
 /// `mov dx, 0x3f8`, and for each byte `mov al, byte; out dx, al`.
-fn say(text: &[u8]) -> Vec<u8> {
+pub(super) fn say(text: &[u8]) -> Vec<u8> {
     let mut code = b"\x66\xba\xf8\x03".to_vec();
     for byte in text {
         code.extend([0xb0, *byte, 0xee]);
@@ -49,7 +49,11 @@ pub(super) fn guest(code: &[u8]) -> Option<Guest> {
 }
 
 impl Guest {
-    fn launch(&self) -> MicroVm {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.files.path().join(name)
+    }
+
+    pub(super) fn launch(&self) -> MicroVm {
         Kvm.launch(&self.config).unwrap()
     }
 
