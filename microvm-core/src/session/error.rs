@@ -121,12 +121,11 @@ pub enum SessionError {
 impl SessionError {
     /// For a machine that has ended so, with what its console says.
     pub(super) fn ended(end: End, console: Option<&File>) -> Self {
-        let console = console_tail(console);
-        match panic(&console) {
-            Some(why) if end == End::GuestReset => Self::Panicked {
-                why: why.to_owned(),
-                console,
-            },
+        let text = console.and_then(|console| read_tail(console).ok());
+        let text = text.unwrap_or_default();
+        let console = last_lines(&text);
+        match panic(&text) {
+            Some(why) if end == End::GuestReset => Self::Panicked { why, console },
             _ => Self::Ended { end, console },
         }
     }
@@ -184,13 +183,12 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Why the kernel has panicked, if the console's last lines say that it has.
-fn panic(console: &str) -> Option<&str> {
+/// Why the kernel has panicked, if the end of the console says that it has: a dozen lines of the stack come after that.
+fn panic(text: &str) -> Option<String> {
     const SAID: &str = "Kernel panic - not syncing: ";
-    console
-        .lines()
+    text.lines()
         .find_map(|line| line.split_once(SAID))
-        .map(|(_, why)| why)
+        .map(|(_, why)| printable(why.trim_end()))
 }
 
 /// The console's last lines, each after a line break and indented; nothing when there are none.
@@ -198,7 +196,10 @@ pub(super) fn console_tail(console: Option<&File>) -> String {
     let Some(console) = console else {
         return String::new();
     };
-    let text = read_tail(console).unwrap_or_default();
+    last_lines(&read_tail(console).unwrap_or_default())
+}
+
+fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim_end)
