@@ -19,6 +19,8 @@ pub(crate) use jail::tests::seal_for_files;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::fs::{File, OpenOptions};

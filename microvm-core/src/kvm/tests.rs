@@ -62,7 +62,7 @@ impl Guest {
     }
 
     /// Runs the guest to its end, and says how it ended and what it wrote.
-    fn run(&self) -> (End, Vec<u8>) {
+    pub(super) fn run(&self) -> (End, Vec<u8>) {
         let end = self
             .launch()
             .wait_for(Some(Duration::from_secs(60)))
