@@ -105,6 +105,18 @@ impl fmt::Display for End {
             }
             Self::KvmError { vcpu, what } => write!(f, "KVM failed on vCPU {vcpu}: {what}"),
             Self::MonitorFailed(what) => write!(f, "the virtual machine monitor failed: {what}"),
+            Self::Killed(libc::SIGSYS) => write!(
+                f,
+                "the virtual machine monitor was killed: it made a system call that it may not, as if the guest had taken it over"
+            ),
+            Self::Killed(libc::SIGKILL) => write!(
+                f,
+                "the virtual machine monitor was killed by signal 9, by somebody or because the host or its cgroup ran out of memory"
+            ),
+            Self::Killed(libc::SIGBUS) => write!(
+                f,
+                "the virtual machine monitor was killed by signal 7: a file of the machine's was cut while it ran, or the host is out of memory"
+            ),
             Self::Killed(signal) => write!(
                 f,
                 "the virtual machine monitor was killed by signal {signal}"

@@ -52,6 +52,31 @@ pub(crate) unsafe fn fork_into(cgroup: &Membership) -> io::Result<Fork> {
     }
 }
 
+/// Forks as [`fork_into`] does, the first process of a process-ID namespace of its own. `itself` is a pidfd of this process.
+///
+/// # Safety
+/// As for `fork(2)` in a process with several threads.
+pub(crate) unsafe fn fork_apart(cgroup: &Membership, itself: BorrowedFd<'_>) -> io::Result<Fork> {
+    // SAFETY: unshare takes a number. It changes where the next child of this thread is made, and nothing else.
+    if unsafe { libc::unshare(libc::CLONE_NEWPID) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the caller's promise.
+    let forked = unsafe { fork_into(cgroup) };
+    if !matches!(forked, Ok(Fork::Child(_))) {
+        // SAFETY: setns takes two numbers.
+        let back = unsafe { libc::setns(itself.as_raw_fd(), libc::CLONE_NEWPID) };
+        if back != 0 {
+            let error = io::Error::last_os_error();
+            if let Ok(Fork::Parent(pid)) = forked {
+                drop(Process::adopt(pid));
+            }
+            return Err(error);
+        }
+    }
+    forked
+}
+
 /// What `fork` does, into a cgroup of the unified hierarchy; for a process with one thread.
 ///
 /// # Safety
@@ -113,6 +138,17 @@ fn write_zero(mut file: &std::fs::File) -> io::Result<()> {
     io::Write::write_all(&mut file, b"0")
 }
 
+/// A descriptor of a process that is there for sure: this one, or a child that was not waited for.
+pub(crate) fn pidfd_of(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor (close-on-exec, as every pidfd), and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// A child process. Dropping it kills it and waits for it.
 #[derive(Debug)]
 pub struct Process {
@@ -127,19 +163,17 @@ impl Process {
     /// # Errors
     /// When no pidfd can be had for it; the child is then ended.
     pub fn adopt(pid: i32) -> Result<Self> {
-        // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            // SAFETY: the pid is that of our own child, which has not been reaped; a null status is not written to.
-            unsafe {
-                libc::kill(pid, libc::SIGKILL);
-                libc::waitpid(pid, std::ptr::null_mut(), 0);
+        let pidfd = match pidfd_of(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                // SAFETY: the pid is that of our own child, which has not been reaped; a null status is not written to.
+                unsafe {
+                    libc::kill(pid, libc::SIGKILL);
+                    libc::waitpid(pid, std::ptr::null_mut(), 0);
+                }
+                return Err(Error::system("watch the monitor's process")(error));
             }
-            return Err(Error::system("watch the monitor's process")(error));
-        }
-        // SAFETY: the kernel has just made this descriptor (close-on-exec, as every pidfd), and nobody else has it.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        };
         Ok(Self {
             pid,
             pidfd,

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use super::jail::Jail;
 use super::monitor::{Monitor, Parts};
 use super::report::Report;
 use crate::{Error, Result};
@@ -18,18 +19,20 @@ pub(super) struct Channels {
     pub(super) reports: File,
     /// What becomes standard input, output and error.
     pub(super) null: File,
-    /// The starter's process id.
+    /// The starter's process id, and a descriptor of its process.
     pub(super) parent: i32,
+    pub(super) starter: OwnedFd,
 }
 
 /// Is the monitor, from fork to end. Never returns into the starter's code, and runs nothing that the starter has
 /// registered for its exit.
 /// `entered`: whether it is in its cgroup.
-pub(super) fn be_monitor(parts: Parts, channels: Channels, entered: io::Result<()>) -> ! {
+pub(super) fn be_monitor(mut parts: Parts, channels: Channels, entered: io::Result<()>) -> ! {
     let _guard = NoReturn;
     let ended = isolate(&parts, &channels)
         .and_then(|()| entered.map_err(Error::Cgroup))
-        .and_then(|()| Monitor::build(parts)?.run(&channels.reports));
+        .and_then(|()| Jail::enter(&mut parts, &channels))
+        .and_then(|mut jail| Monitor::build(parts, &mut jail)?.run(&jail, &channels.reports));
     let code = match ended {
         Ok(end) => {
             let orderly = end.is_orderly();
@@ -47,14 +50,8 @@ pub(super) fn be_monitor(parts: Parts, channels: Channels, entered: io::Result<(
 
 /// Cuts the process off from its starter: signals, terminal, descriptors.
 fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
-    // SAFETY: prctl and getppid take and give integers (and the name's bytes, which end in a zero and are static);
-    // setsid has no arguments.
+    // SAFETY: prctl takes integers (and the name's bytes, which end in a zero and are static); setsid has no arguments.
     unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        // The starter may have died before the line above.
-        if libc::getppid() != channels.parent {
-            libc::_exit(1);
-        }
         // A key pressed at the starter's terminal is the starter's business.
         libc::setsid();
         libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
@@ -66,16 +63,9 @@ fn isolate(parts: &Parts, channels: &Channels) -> Result<()> {
     if !parts.shares.is_empty() {
         raise_descriptor_limit();
     }
-    // Core files would hold the guest's memory.
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: `none` is a valid rlimit to read.
-    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
 
     let mut kept = parts.descriptors();
-    kept.push(channels.reports.as_raw_fd());
+    kept.extend([channels.reports.as_raw_fd(), channels.starter.as_raw_fd()]);
     // The message of a panic goes the way of the reports.
     let standard = [&channels.null, &channels.null, &channels.reports];
     for (standard, file) in (0..).zip(standard) {

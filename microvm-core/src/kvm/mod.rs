@@ -7,6 +7,7 @@
 mod bus;
 mod capabilities;
 mod child;
+mod jail;
 mod kick;
 mod monitor;
 mod report;
@@ -14,11 +15,17 @@ mod vcpu;
 mod vm;
 
 #[cfg(test)]
+pub(crate) use jail::tests::seal_for_files;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -32,9 +39,10 @@ use crate::config::{MEMORY_MIB, VCPUS};
 use crate::devices::virtio::blk::Disk;
 use crate::kernel::Kernel;
 use crate::machine::Ending;
-use crate::process::{Fork, Process, fork_into};
+use crate::process::{Fork, Process, fork_apart, fork_into, pidfd_of};
 use crate::{
-    Accelerator, Error, Hypervisor, MicroVm, Result, Stage, VmConfig, cmdline, nic, share,
+    Accelerator, Error, Hypervisor, Membership, MicroVm, Result, Stage, VmConfig, cmdline, nic,
+    share,
 };
 
 /// Starts machines with our own monitor, in a child process without another program.
@@ -47,30 +55,44 @@ impl Hypervisor for Kvm {
     /// nothing, but for the message of a panic).
     fn launch(&self, config: &VmConfig) -> Result<MicroVm> {
         let (parts, control) = open(config)?;
-        let (reports, for_reports) = pipe()?;
-        let null = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map_err(Error::system("open /dev/null"))?;
-        let channels = Channels {
-            reports: for_reports,
-            null,
-            parent: std::process::id() as i32,
-        };
-        // SAFETY: the child calls `be_monitor` at once and nothing after it; what that relies on is said above.
-        let process = match unsafe { fork_into(&config.cgroup) } {
-            Ok(Fork::Child(entered)) => child::be_monitor(parts, channels, entered),
-            Ok(Fork::Parent(pid)) => Process::adopt(pid)?,
-            Err(error) => return Err(Error::system("fork the monitor's process")(error)),
-        };
-        // The child has its own of everything; the pipes and files must end with it.
-        drop((parts, channels));
-        let mut reports = Reports::new(reports);
-        let mut stages = Vec::with_capacity(2);
-        let process = start(process, &mut reports, &mut stages)?;
-        Ok(MicroVm::new(process, control, stages, Box::new(reports)))
+        launch(parts, control, &config.cgroup)
     }
+}
+
+/// Starts a machine of these parts.
+fn launch(parts: Parts, control: UnixStream, cgroup: &Membership) -> Result<MicroVm> {
+    let (reports, for_reports) = pipe()?;
+    let null = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(Error::system("open /dev/null"))?;
+    let parent = std::process::id() as i32;
+    let starter = pidfd_of(parent).map_err(Error::system("watch this process"))?;
+    let channels = Channels {
+        reports: for_reports,
+        null,
+        parent,
+        starter,
+    };
+    // SAFETY: the child calls `be_monitor` at once and nothing after it; what that relies on is said above.
+    let forked = match jail::may_administer() {
+        // SAFETY: as above.
+        true => unsafe { fork_apart(cgroup, channels.starter.as_fd()) },
+        // SAFETY: as above.
+        false => unsafe { fork_into(cgroup) },
+    };
+    let process = match forked {
+        Ok(Fork::Child(entered)) => child::be_monitor(parts, channels, entered),
+        Ok(Fork::Parent(pid)) => Process::adopt(pid)?,
+        Err(error) => return Err(Error::system("fork the monitor's process")(error)),
+    };
+    // The child has its own of everything; the pipes and files must end with it.
+    drop((parts, channels));
+    let mut reports = Reports::new(reports);
+    let mut stages = Vec::with_capacity(2);
+    let process = start(process, &mut reports, &mut stages)?;
+    Ok(MicroVm::new(process, control, stages, Box::new(reports)))
 }
 
 /// Waits until the monitor says that the guest runs, or why it does not.
@@ -159,6 +181,8 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         command_line,
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
+        #[cfg(test)]
+        intruder: None,
     };
     Ok((parts, control))
 }

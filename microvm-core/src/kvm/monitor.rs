@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -15,6 +15,7 @@ use vm_superio::Serial;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::bus::{Bus, FIRST_LINE, FIRST_SLOT};
+use super::jail::{Jail, Seal, Work};
 use super::kick;
 use super::report::Report;
 use super::vcpu::Vcpu;
@@ -50,6 +51,9 @@ pub(super) struct Parts {
     pub(super) command_line: String,
     pub(super) vcpus: u8,
     pub(super) memory_mib: u32,
+    /// What a test does in the place of the first virtual CPU: as a guest would that has taken its thread over.
+    #[cfg(test)]
+    pub(super) intruder: Option<super::jail::tests::Intruder>,
 }
 
 impl Parts {
@@ -78,7 +82,9 @@ pub(super) struct Monitor {
     bus: Arc<Bus>,
     vcpus: Vec<Vcpu>,
     /// Slots with a thread of their own each, since their work may take long or there is much of it; the main thread serves the others.
-    slow: usize,
+    slow: Vec<Work>,
+    #[cfg(test)]
+    intruder: Option<super::jail::tests::Intruder>,
     // Last, so that the machine outlives its virtual CPUs.
     _vm: Vm,
 }
@@ -100,7 +106,7 @@ impl Teller {
 
 impl Monitor {
     /// Puts a machine together.
-    pub(super) fn build(parts: Parts) -> Result<Self> {
+    pub(super) fn build(parts: Parts, jail: &mut Jail<'_>) -> Result<Self> {
         let memory_bytes = u64::from(parts.memory_mib) << 20;
         let vm = Vm::new(&parts.kvm, Arc::new(allocate(parts.memory_mib)?))?;
         parts.kernel.load(vm.memory(), memory_bytes)?;
@@ -115,19 +121,24 @@ impl Monitor {
         )
         .map_err(Error::system("load the initial RAM disk"))?;
 
+        jail.close()?;
+
         let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::with_capacity(5);
+        let mut slow = Vec::with_capacity(3);
         for disk in parts.disks {
+            slow.push(Work::Disk);
             devices.push(Box::new(Blk::new(disk)));
         }
-        if !parts.shares.is_empty() {
-            let server = Server::new(parts.shares, parts.memory_mib)?;
+        if let Some(directory) = jail.take_descriptors() {
+            slow.push(Work::Files);
+            let server = Server::new(parts.shares, parts.memory_mib, directory)?;
             let device = Fs::new(server).map_err(Error::system("make a timer"))?;
             devices.push(Box::new(device));
         }
         for nic in parts.networks {
+            slow.push(Work::Network);
             devices.push(Box::new(Net::new(nic)));
         }
-        let slow = devices.len();
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)
             .map_err(Error::system("prepare the control channel"))?;
         devices.push(Box::new(console));
@@ -172,12 +183,14 @@ impl Monitor {
             bus,
             vcpus,
             slow,
+            #[cfg(test)]
+            intruder: parts.intruder,
             _vm: vm,
         })
     }
 
     /// Runs the machine to its end.
-    pub(super) fn run(self, reports: &File) -> Result<End> {
+    pub(super) fn run(self, jail: &Jail<'_>, reports: &File) -> Result<End> {
         kick::install()?;
         let (ends, ended) = channel();
         let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
@@ -198,27 +211,40 @@ impl Monitor {
         events
             .watch(terminated.as_raw_fd(), TERMINATED)
             .map_err(Error::system(watching))?;
-        let (slow, quick) = self.bus.slots().split_at(self.slow);
+        let (slow, quick) = self.bus.slots().split_at(self.slow.len());
         for slot in quick {
             events
                 .serve(Arc::clone(slot))
                 .map_err(Error::system(watching))?;
         }
+        let gate = Arc::new(Gate::default());
         let workers = slow
             .iter()
-            .enumerate()
-            .map(|(number, slot)| worker(number, slot, &halt, teller.clone()))
+            .zip(&self.slow)
+            .map(|(slot, work)| worker(slot, *work, (jail.seal(), &gate), &halt, teller.clone()))
             .collect::<Result<Vec<_>>>()?;
         Report::Ready(monotonic_now()).send(reports);
 
-        let bus = Arc::clone(&self.bus);
+        let (bus, slow) = (Arc::clone(&self.bus), self.slow.len());
         let mut threads = Vec::with_capacity(self.vcpus.len());
         for (number, vcpu) in self.vcpus.into_iter().enumerate() {
-            if number == 0 {
-                Report::FirstInstruction(monotonic_now()).send(reports);
-            }
             let (stop, teller) = (Arc::clone(&stop), teller.clone());
+            let (gate, seal) = (Arc::clone(&gate), jail.seal());
+            #[cfg(test)]
+            let intruder = self.intruder.clone();
             let thread = Builder::new().name(format!("vcpu{number}")).spawn(move || {
+                let sealed = seal.on(Work::Vcpu);
+                gate.sealed();
+                if let Err(error) = sealed {
+                    teller.tell(End::MonitorFailed(error.to_string()));
+                    return;
+                }
+                gate.pass();
+                #[cfg(test)]
+                if let Some(intruder) = intruder {
+                    teller.tell(End::MonitorFailed((intruder.act)()));
+                    return;
+                }
                 if let Some(end) = vcpu.run(&stop) {
                     teller.tell(end);
                 }
@@ -226,6 +252,11 @@ impl Monitor {
             threads.push(thread.map_err(Error::system("start a virtual CPU's thread"))?);
         }
         drop(teller);
+        let seal = jail.seal();
+        gate.wait_for(threads.len() + workers.len());
+        seal.on(Work::Devices)?;
+        Report::FirstInstruction(monotonic_now()).send(reports);
+        gate.open();
 
         let end = wait(&mut events, &ended);
         stop.store(true, Ordering::SeqCst);
@@ -235,9 +266,52 @@ impl Monitor {
         join(threads);
         let _ = halt.write(1);
         join(workers);
-        bus.slots().iter().for_each(|slot| slot.finish());
+        bus.slots()[slow..].iter().for_each(|slot| slot.finish());
         bus.finish_console();
         Ok(end)
+    }
+}
+
+/// Holds the virtual CPUs back until every thread is shut in.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    sealed: usize,
+    open: bool,
+}
+
+impl Gate {
+    /// A thread is shut in, or has given up.
+    fn sealed(&self) {
+        self.state().sealed += 1;
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many threads are.
+    fn wait_for(&self, threads: usize) {
+        let state = self
+            .changed
+            .wait_while(self.state(), |state| state.sealed < threads);
+        drop(state.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn pass(&self) {
+        let state = self.changed.wait_while(self.state(), |state| !state.open);
+        drop(state.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn open(&self) {
+        self.state().open = true;
+        self.changed.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -265,10 +339,11 @@ fn join(threads: Vec<JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| drop(thread.join()));
 }
 
-/// A thread that serves one device, until `halt` is written.
+/// A thread that serves one device, until `halt` is written; then it finishes what is left.
 fn worker(
-    number: usize,
     slot: &Arc<Slot>,
+    work: Work,
+    (seal, gate): (Seal, &Arc<Gate>),
     halt: &Arc<EventFd>,
     teller: Teller,
 ) -> Result<JoinHandle<()>> {
@@ -279,14 +354,21 @@ fn worker(
     events
         .watch(halt.as_raw_fd(), 0)
         .map_err(Error::system("watch a descriptor"))?;
-    let halt = Arc::clone(halt);
+    let (halt, slot, gate) = (Arc::clone(halt), Arc::clone(slot), Arc::clone(gate));
     Builder::new()
-        .name(format!("device{number}"))
+        .name(work.name().to_owned())
         .spawn(move || {
-            if let Err(error) = events.run() {
-                teller.tell(End::MonitorFailed(format!(
-                    "the event loop of device {number}: {error}"
-                )));
+            let sealed = seal.on(work);
+            gate.sealed();
+            if let Err(error) = sealed {
+                teller.tell(End::MonitorFailed(error.to_string()));
+                return;
+            }
+            match events.run() {
+                Ok(_) => slot.finish(),
+                Err(error) => teller.tell(End::MonitorFailed(format!(
+                    "a device's event loop: {error}"
+                ))),
             }
             drop(halt);
         })

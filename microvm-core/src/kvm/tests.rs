@@ -10,15 +10,15 @@ use crate::kernel::tests::image;
 use crate::{End, Substrate, substrate};
 
 /// Where the guests are loaded and entered.
-const AT: u64 = 0x100_0000;
+pub(super) const AT: u64 = 0x100_0000;
 
 /// `mov al, 0xfe; out 0x64, al; hlt; jmp -3`: asks for a reset.
 const RESET: &[u8] = b"\xb0\xfe\xe6\x64\xf4\xeb\xfd";
 /// `jmp -2`: for ever.
-const SPIN: &[u8] = b"\xeb\xfe";
+pub(super) const SPIN: &[u8] = b"\xeb\xfe";
 
 /// `mov dx, 0x3f8`, and for each byte `mov al, byte; out dx, al`.
-fn say(text: &[u8]) -> Vec<u8> {
+pub(super) fn say(text: &[u8]) -> Vec<u8> {
     let mut code = b"\x66\xba\xf8\x03".to_vec();
     for byte in text {
         code.extend([0xb0, *byte, 0xee]);
@@ -26,13 +26,13 @@ fn say(text: &[u8]) -> Vec<u8> {
     code
 }
 
-struct Guest {
+pub(super) struct Guest {
     files: TempDir,
-    config: VmConfig,
+    pub(super) config: VmConfig,
 }
 
 /// A machine for this code; nothing where there is no KVM, which is said.
-fn guest(code: &[u8]) -> Option<Guest> {
+pub(super) fn guest(code: &[u8]) -> Option<Guest> {
     if let Substrate::None { reason } = substrate() {
         eprintln!("skipped: kvm: {reason}");
         return None;
@@ -49,7 +49,11 @@ fn guest(code: &[u8]) -> Option<Guest> {
 }
 
 impl Guest {
-    fn launch(&self) -> MicroVm {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.files.path().join(name)
+    }
+
+    pub(super) fn launch(&self) -> MicroVm {
         Kvm.launch(&self.config).unwrap()
     }
 
@@ -58,7 +62,7 @@ impl Guest {
     }
 
     /// Runs the guest to its end, and says how it ended and what it wrote.
-    fn run(&self) -> (End, Vec<u8>) {
+    pub(super) fn run(&self) -> (End, Vec<u8>) {
         let end = self
             .launch()
             .wait_for(Some(Duration::from_secs(60)))

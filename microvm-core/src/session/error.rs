@@ -30,6 +30,14 @@ pub enum SessionError {
         /// The last lines of the guest's console, each on a line of its own, or nothing.
         console: String,
     },
+    /// The guest's kernel has panicked, which ends the machine as a reset does.
+    #[error("the guest's kernel panicked: {why}{console}")]
+    Panicked {
+        /// Why, in the kernel's words.
+        why: String,
+        /// As for [`SessionError::Ended`].
+        console: String,
+    },
     /// The agent closed the channel, or the monitor did, and the machine still runs.
     #[error("the guest agent closed the control channel{console}")]
     Closed {
@@ -111,6 +119,17 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// For a machine that has ended so, with what its console says.
+    pub(super) fn ended(end: End, console: Option<&File>) -> Self {
+        let text = console.and_then(|console| read_tail(console).ok());
+        let text = text.unwrap_or_default();
+        let console = last_lines(&text);
+        match panic(&text) {
+            Some(why) if end == End::GuestReset => Self::Panicked { why, console },
+            _ => Self::Ended { end, console },
+        }
+    }
+
     pub(super) fn unexpected(message: &ToHost<'_>, place: &'static str) -> Self {
         Self::Unexpected {
             message: message.name(),
@@ -164,12 +183,23 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
+/// Why the kernel has panicked, if the end of the console says that it has: a dozen lines of the stack come after that.
+fn panic(text: &str) -> Option<String> {
+    const SAID: &str = "Kernel panic - not syncing: ";
+    text.lines()
+        .find_map(|line| line.split_once(SAID))
+        .map(|(_, why)| printable(why.trim_end()))
+}
+
 /// The console's last lines, each after a line break and indented; nothing when there are none.
 pub(super) fn console_tail(console: Option<&File>) -> String {
     let Some(console) = console else {
         return String::new();
     };
-    let text = read_tail(console).unwrap_or_default();
+    last_lines(&read_tail(console).unwrap_or_default())
+}
+
+fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim_end)
@@ -202,6 +232,27 @@ fn read_tail(console: &File) -> io::Result<String> {
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_panic_is_told_from_a_guest_that_powers_off() {
+        let mut console = tempfile::NamedTempFile::new().unwrap();
+        let ended = |end| SessionError::ended(end, Some(console.as_file())).to_string();
+        assert!(ended(End::GuestReset).ends_with("the guest powered off"));
+        console
+            .write_all(
+                b"[    1.0] Kernel panic - not syncing: No working init found.\n[ 1.1] CPU: 0\n",
+            )
+            .unwrap();
+        let ended = |end| SessionError::ended(end, Some(console.as_file())).to_string();
+        let said = ended(End::GuestReset);
+        assert!(
+            said.starts_with(
+                "the guest's kernel panicked: No working init found.\n  guest console: "
+            ),
+            "{said}"
+        );
+        assert!(ended(End::Killed(9)).contains("killed by signal 9"));
+    }
 
     #[test]
     fn a_guests_escape_sequences_are_shown_not_obeyed() {

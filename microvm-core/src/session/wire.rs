@@ -248,10 +248,7 @@ impl Wire {
     /// The error for a machine that has ended.
     pub(super) fn ended(&mut self) -> SessionError {
         match self.vm.wait() {
-            Ok(end) => SessionError::Ended {
-                end,
-                console: console_tail(self.console.as_ref()),
-            },
+            Ok(end) => SessionError::ended(end, self.console.as_ref()),
             Err(error) => SessionError::system("wait for the monitor")(io::Error::other(error)),
         }
     }

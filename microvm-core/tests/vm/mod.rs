@@ -26,7 +26,7 @@ use microvm_core::{
 use tempfile::TempDir;
 
 /// Where the guest kernel's build puts it.
-const KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
+pub(crate) const KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
 
 /// Linux's O_PATH on x86-64.
 const O_PATH: i32 = 0o10_000_000;

@@ -95,10 +95,10 @@ pub(super) fn create_nameless(directory: BorrowedFd<'_>, flags: i32, mode: u32) 
 
 /// This process's /proc/self/fd, through which what a place stands for is opened, linked and changed.
 #[derive(Debug)]
-pub(super) struct Descriptors(OwnedFd);
+pub(crate) struct Descriptors(OwnedFd);
 
 impl Descriptors {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
         // SAFETY: the path ends in a zero byte.
         let fd = unsafe { libc::open(c"/proc/self/fd".as_ptr(), flags) };

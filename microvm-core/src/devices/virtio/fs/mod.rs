@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::EventSet;
 
+pub(crate) use self::host::Descriptors;
 use self::lock::Wanted;
 pub(crate) use self::server::Server;
 use self::server::{Outcome, Transfer};

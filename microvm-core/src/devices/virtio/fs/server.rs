@@ -101,18 +101,27 @@ pub(crate) struct Server {
 impl Server {
     /// A server of these shares, for a guest with so much memory.
     ///
-    /// The process's umask must be zero: the guest's kernel has taken the guest's own off modes already.
-    pub(crate) fn new(shares: Vec<Shared>, memory_mib: u32) -> Result<Self> {
+    /// The process's umask must be zero: the guest's kernel has taken the guest's own off modes already. Its root directory
+    /// may be one in which there is nothing: the directory of its descriptors is given.
+    pub(crate) fn new(
+        shares: Vec<Shared>,
+        memory_mib: u32,
+        directory: Descriptors,
+    ) -> Result<Self> {
         let descriptors = host::descriptor_limit().saturating_sub(OTHER_DESCRIPTORS);
         let limits = Limits {
             descriptors,
             // A guest's kernel needs more than a KiB for each file it knows of.
             nodes: (memory_mib as usize).saturating_mul(1024).max(1 << 16),
         };
-        Self::with_limits(shares, limits)
+        Self::with_limits(shares, limits, directory)
     }
 
-    pub(super) fn with_limits(shares: Vec<Shared>, limits: Limits) -> Result<Self> {
+    pub(super) fn with_limits(
+        shares: Vec<Shared>,
+        limits: Limits,
+        descriptors: Descriptors,
+    ) -> Result<Self> {
         let nodes = Nodes::new(shares, limits)
             .map_err(|Errno(number)| io::Error::from_raw_os_error(number))
             .map_err(Error::system("open what the guest shares"))?;
@@ -121,7 +130,7 @@ impl Server {
             handles: HashMap::new(),
             next_handle: 1,
             locks: Locks::default(),
-            descriptors: Descriptors::open().map_err(Error::system("open /proc/self/fd"))?,
+            descriptors,
             identity: Identity::own(),
             limits,
             spoken: false,
