@@ -120,7 +120,7 @@ fn load(store: &Store, archive: &[u8]) {
                 let mut saved = Vec::new();
                 let id = image.id.to_string();
                 store
-                    .save(&[id.clone()], Default::default(), &mut saved)
+                    .save(std::slice::from_ref(&id), Default::default(), &mut saved)
                     .unwrap();
                 store.remove(&id, true).unwrap();
             }

@@ -10,6 +10,7 @@
 //! Layers of finished steps are in the store, kept by the cache, before the next step begins: a build that is killed leaves them, and
 //! no image, and the next one goes on from there.
 
+mod copy;
 mod draft;
 mod ignore;
 mod run;

@@ -1,23 +1,19 @@
 //! Steps of a stage.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use image_core::dockerfile::{Command, Healthcheck, Instruction, Kind, Stage, Transfer as Asked};
+use image_core::dockerfile::{Command, Healthcheck, Instruction, Kind, Stage};
 use image_core::{CachedStep, Change, Digest, Image, Step, StoredLayer, Times, Word, apply};
 use oci_spec::image::Config;
 use serde_json::{Map, Value, json};
 
 use super::draft::{Draft, PREDEFINED};
-use super::ignore::Ignore;
 use super::run::Run;
 use super::stages::{Base, Plan};
-use super::transfer::{Over, Source, Transfer};
+use super::transfer::Over;
 use super::{BuildOptions, Builder, Progress};
 use crate::error::{Error, Result};
-use crate::process::ACCOUNTS_MAX;
-use crate::user;
 
 /// Counts the steps for `Step 1/5 : …`.
 pub(super) struct Counter {
@@ -40,20 +36,21 @@ impl Counter {
 }
 
 /// What a step is, before it is done.
-struct Doing<'s> {
+pub(super) struct Doing<'s> {
     /// All that goes into it.
-    key: Digest,
+    pub(super) key: Digest,
     /// The configuration after it.
-    config: Config,
+    pub(super) config: Config,
     /// The instruction as an image's history has it.
-    created_by: String,
-    author: Option<&'s str>,
+    pub(super) created_by: String,
+    pub(super) author: Option<&'s str>,
     /// The instruction for people.
-    text: &'s str,
+    pub(super) text: &'s str,
 }
 
 /// What makes a step's layer.
-type Make<'m> = dyn FnOnce(&Builder<'_>, &mut dyn Progress) -> Result<Option<StoredLayer>> + 'm;
+pub(super) type Make<'m> =
+    dyn FnOnce(&Builder<'_>, &mut dyn Progress) -> Result<Option<StoredLayer>> + 'm;
 
 impl Builder<'_> {
     /// Builds the stage at `index`.
@@ -109,7 +106,7 @@ impl Builder<'_> {
     }
 
     /// An image that stays until the build is done.
-    fn image(&self, name: &str) -> Result<Image> {
+    pub(super) fn image(&self, name: &str) -> Result<Image> {
         let image = (self.options.find)(self.store, name)?;
         self.lease.hold(&image)?;
         Ok(image)
@@ -354,135 +351,20 @@ impl Builder<'_> {
         self.take(draft, doing, progress, Box::new(make))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one call, of which each part is needed once"
-    )]
-    fn transfer(
-        &mut self,
-        draft: &mut Draft,
-        index: usize,
-        keyword: &'static str,
-        asked: &Asked,
-        text: &str,
-        plan: &Plan,
-        progress: &mut dyn Progress,
-    ) -> Result<()> {
-        let variable = |name: &str| draft.variable(name);
-        let patterns: Vec<String> = asked
-            .sources
-            .iter()
-            .map(|word| word.expand(&variable))
-            .collect();
-        let owner = match &asked.chown {
-            Some(word) => Some(self.owner(draft, &word.expand(&variable))?),
-            None => None,
-        };
-        let mode = match &asked.chmod {
-            Some(word) => Some(permissions(&word.expand(&variable))?),
-            None => None,
-        };
-        let config = draft.own();
-        let workdir = config.working_dir().clone().unwrap_or_default();
-        let destination = destination(&workdir, &asked.destination.expand(&variable))?;
-        let source = self.source(asked, index, plan)?;
-        let transfer = Transfer {
-            keyword,
-            source: &source,
-            patterns: &patterns,
-            destination: &destination,
-            owner,
-            mode,
-            unpacks: keyword == "ADD",
-        };
-        let found = transfer.find()?;
-        let doing = Doing {
-            key: draft.key_of(&[
-                keyword,
-                &found.content.to_string(),
-                &destination,
-                &format!("{owner:?} {mode:?}"),
-            ]),
-            config,
-            created_by: no_command(&format!("{keyword} {} in {destination} ", found.shown())),
-            author: None,
-            text,
-        };
-        let layers = self.layers(draft)?;
-        let times = self.times();
-        let make = |builder: &Builder<'_>, _: &mut dyn Progress| {
-            transfer
-                .store(&found, builder.store, &builder.lease, &layers, times)
-                .map(Some)
-        };
-        self.take(draft, doing, progress, Box::new(make))
-    }
-
-    /// Where COPY and ADD take files from.
-    fn source(&self, asked: &Asked, index: usize, plan: &Plan) -> Result<Source> {
-        let Some(from) = &asked.from else {
-            let context = &self.options.context;
-            let root = File::open(context).map_err(|e| Error::io("open", context, e))?;
-            return Ok(Source {
-                root: root.into(),
-                ignore: self.ignore()?,
-                is_context: true,
-            });
-        };
-        let name = from.expand(&|_| None);
-        let layers = match plan.stage(&name, index) {
-            Some(stage) => match self.done.get(stage).and_then(Option::as_ref) {
-                Some(draft) => self.layers(draft)?,
-                None => {
-                    return Err(Error::Unsupported(format!(
-                        "the stage {name} was not built"
-                    )));
-                }
-            },
-            None => self.store.layer_dirs(&self.image(&name)?)?,
-        };
-        Ok(Source {
-            root: Over::new(&self.lease, &layers)?.into_root(),
-            ignore: Ignore::default(),
-            is_context: false,
-        })
-    }
-
-    fn layers(&self, draft: &Draft) -> Result<Vec<PathBuf>> {
+    pub(super) fn layers(&self, draft: &Draft) -> Result<Vec<PathBuf>> {
         Ok(self.store.layer_dirs(draft.image())?)
     }
 
     /// The times of what COPY, ADD and WORKDIR make: no part of what a key says, so none of the result where that is to be the same.
-    fn times(&self) -> Times {
+    pub(super) fn times(&self) -> Times {
         match self.source_date {
             Some(time) => Times::All(time),
             None => Times::Kept,
         }
     }
 
-    /// `--chown`: numbers, or names of the image's own files.
-    fn owner(&self, draft: &Draft, text: &str) -> Result<(u32, u32)> {
-        let read = |path: &str| -> Result<String> {
-            if draft.layers.is_empty() {
-                return Ok(String::new());
-            }
-            let bytes = self.store.read_file(draft.image(), path, ACCOUNTS_MAX)?;
-            Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
-        };
-        let (user, group) = text.split_once(':').unwrap_or((text, text));
-        let wrong = |part: &str| {
-            Error::Unsupported(format!(
-                "--chown={text}: the image's passwd and group files do not know {part:?}"
-            ))
-        };
-        let (passwd, groups) = (read("etc/passwd")?, read("etc/group")?);
-        let uid = user::number_of(user, &passwd).ok_or_else(|| wrong(user))?;
-        let gid = user::number_of(group, &groups).ok_or_else(|| wrong(group))?;
-        Ok((uid, gid))
-    }
-
     /// Takes a step: from the cache, or by doing it.
-    fn take(
+    pub(super) fn take(
         &mut self,
         draft: &mut Draft,
         doing: Doing<'_>,
@@ -523,7 +405,7 @@ impl Builder<'_> {
 }
 
 /// docker's words for an instruction that runs nothing.
-fn no_command(text: &str) -> String {
+pub(super) fn no_command(text: &str) -> String {
     format!("/bin/sh -c #(nop) {text}")
 }
 
@@ -560,45 +442,6 @@ fn described(check: &Healthcheck) -> Value {
     Value::Object(members)
 }
 
-fn permissions(text: &str) -> Result<u32> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777 && text.bytes().all(|c| c.is_ascii_digit()))
-        .ok_or_else(|| {
-            Error::Unsupported(format!(
-                "--chmod={text} is not supported: octal permissions are, such as 755"
-            ))
-        })
-}
-
-/// An absolute path, with a slash at its end where the path means a directory by the way it is written.
-fn destination(workdir: &str, text: &str) -> Result<String> {
-    if text.is_empty() {
-        return Err(Error::Unsupported("the destination is empty".into()));
-    }
-    let whole = if text.starts_with('/') {
-        text.to_owned()
-    } else {
-        format!("{workdir}/{text}")
-    };
-    let mut kept: Vec<&str> = Vec::new();
-    for part in whole.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                kept.pop();
-            }
-            part => kept.push(part),
-        }
-    }
-    let is_directory = matches!(text.rsplit('/').next(), Some("" | "." | ".."));
-    let mut path = format!("/{}", kept.join("/"));
-    if is_directory && !path.ends_with('/') {
-        path.push('/');
-    }
-    Ok(path)
-}
-
 /// The error of a step, with where it stands.
 fn failed(instruction: &Instruction, error: Error) -> Error {
     match error {
@@ -619,36 +462,6 @@ fn failed(instruction: &Instruction, error: Error) -> Error {
                 instruction: shown,
                 source: Box::new(other),
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn destinations_are_absolute_and_keep_that_they_are_directories() {
-        for (workdir, text, wanted) in [
-            ("", "x", "/x"),
-            ("/work", "x", "/work/x"),
-            ("/work", ".", "/work/"),
-            ("/work", "./", "/work/"),
-            ("/work", "../../..", "/"),
-            ("/work", "/a/../b/", "/b/"),
-            ("/", "/", "/"),
-        ] {
-            assert_eq!(destination(workdir, text).unwrap(), wanted, "{text}");
-        }
-        assert!(destination("/", "").is_err());
-    }
-
-    #[test]
-    fn permissions_are_octal() {
-        assert_eq!(permissions("0755").unwrap(), 0o755);
-        assert_eq!(permissions("4711").unwrap(), 0o4711);
-        for bad in ["u+x", "8", "17777", "", "+7"] {
-            assert!(permissions(bad).is_err(), "{bad}");
         }
     }
 }
