@@ -84,6 +84,9 @@ fn parse() -> Result<Plan, Box<dyn Error>> {
             _ => return Err(format!("unknown flag {flag}").into()),
         }
     }
+    if plan.rounds.min(plan.samples).min(plan.bytes) == 0 {
+        return Err("--rounds, --samples and --bytes must be at least 1".into());
+    }
     Ok(plan)
 }
 

@@ -25,7 +25,7 @@ fn idle() -> (Machine, UnixDatagram) {
         mac: [2, 1, 2, 3, 4, 5],
         mtu: 1450,
     };
-    (Machine::new(Box::new(Net::new(nic))), ours)
+    (Machine::new(Box::new(Net::new(nic, false))), ours)
 }
 
 fn running() -> (Machine, UnixDatagram) {
