@@ -136,7 +136,11 @@ fn boot(plan: &Plan, accelerator: Accelerator, samples: &mut Samples) {
     machine.process.env.push(PVM_GLIBC_TUNABLES.into());
     machine.process.args = sh(SCRIPT);
     let begun = Instant::now();
-    let mut live = machine.start().expect("the machine starts");
+    let mut live = match machine.start() {
+        Ok(live) => live,
+        // The other machines' figures are worth having.
+        Err(error) => return eprintln!("net: {accelerator} did not start: {error}"),
+    };
     read_until(&mut live.stdout, "ready");
     eprintln!(
         "net: {accelerator} is ready after {:.1} s",
@@ -200,6 +204,9 @@ fn requests(count: usize) -> f64 {
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {
+    if samples.is_empty() {
+        return f64::NAN;
+    }
     samples.sort_by(f64::total_cmp);
     let (low, high) = ((samples.len() - 1) / 2, samples.len() / 2);
     (samples[low] + samples[high]) / 2.0
