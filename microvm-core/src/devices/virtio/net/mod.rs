@@ -48,8 +48,12 @@ mod feature {
 /// (section 5.1.6.3.1).
 const SENT_MAX: u64 = 65_562;
 
-/// How many packets are carried to the guest before it is told and others have their turn.
+/// How many packets are carried before the guest is told and the other way has its turn.
 const BURST: usize = 64;
+
+/// And how many bytes to the host: a driver that has stopped, its queue being full of packets of 64 KiB, is to fill it again while
+/// the rest of them is on its way.
+const BURST_BYTES: u64 = 512 << 10;
 
 /// The network device.
 pub(crate) struct Net {
@@ -104,7 +108,7 @@ impl Net {
     fn send(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
         self.full = false;
         let memory = queue.memory();
-        let mut left = queue.burst();
+        let (mut left, mut sent) = (BURST, 0);
         loop {
             queue.no_notification()?;
             loop {
@@ -127,7 +131,7 @@ impl Net {
                                     return Ok(());
                                 }
                                 Err(error) => self.gone |= tap::is_gone(&error),
-                                Ok(_) => {}
+                                Ok(bytes) => sent += bytes as u64,
                             }
                         }
                     }
@@ -135,7 +139,7 @@ impl Net {
                 // What could not be sent is lost, as on any network.
                 queue.push(self.chain.head, 0)?;
                 left -= 1;
-                if left == 0 {
+                if left == 0 || sent >= BURST_BYTES {
                     queue.come_again();
                     return Ok(());
                 }
@@ -244,6 +248,14 @@ impl VirtioDevice for Net {
 
     /// Sends the guest's last packets, which may end its connections in order.
     fn finish(&mut self, queues: &mut [VirtQueue]) -> Result<(), Broken> {
-        self.send(&mut queues[TO_HOST])
+        let queue = &mut queues[TO_HOST];
+        // The guest stands still: a whole queue is the most that can be there.
+        for _ in 0..=QUEUE_SIZE {
+            self.send(queue)?;
+            if !queue.take_again() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -29,9 +29,12 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 
 /// Whether an error of a read may be followed by packets. A tap that will give none any more is readable for ever.
 pub(super) fn is_passing(error: &io::Error) -> bool {
+    // EINVAL: a packet in segments of a kind that no header can say, as a card that joins packets may give a bridge. It alone is lost.
     matches!(
         error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EINTR | libc::EFAULT | libc::ENOMEM | libc::ENOBUFS)
+        Some(
+            libc::EAGAIN | libc::EINTR | libc::EINVAL | libc::EFAULT | libc::ENOMEM | libc::ENOBUFS
+        )
     )
 }
 
