@@ -1,12 +1,13 @@
 //! The command line: every verb and flag, documented here once.
 
+mod network;
 mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, FromArgMatches, Parser, Subcommand, ValueEnum};
-use engine::{Accel, BackendKind, Bytes, Network};
+use engine::{Accel, BackendKind, Bytes};
 
 mod container;
 mod create;
@@ -17,6 +18,10 @@ pub(crate) use container::{
     RestartArguments, StartArguments, StatsArguments, StopArguments, TopArguments,
 };
 pub(crate) use create::{CreateArguments, RunArguments};
+pub(crate) use network::{
+    NetworkCreateArguments, NetworkInspectArguments, NetworkLsArguments, NetworkPruneArguments,
+    NetworkRmArguments, NetworkVerb, PortArguments,
+};
 pub(crate) use volume::{
     VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
     VolumeRmArguments, VolumeVerb,
@@ -157,6 +162,11 @@ pub(crate) enum Verb {
     Ps(PsArguments),
     /// Remove instances
     Rm(RmArguments),
+    /// Show where an instance's ports are published
+    Port(PortArguments),
+    /// Manage networks
+    #[command(subcommand)]
+    Network(NetworkVerb),
     /// Manage volumes
     #[command(subcommand)]
     Volume(VolumeVerb),
@@ -205,6 +215,8 @@ pub(crate) enum BackendArgument {
     Container,
     /// A microVM with a kernel of its own
     Vm,
+    /// A container inside a microVM: the engine is in there too, as in Docker Toolbox
+    Toolbox,
     /// A chroot and nothing else: what the others are compared with
     #[value(hide = true)]
     Native,
@@ -215,6 +227,7 @@ impl From<BackendArgument> for BackendKind {
         match argument {
             BackendArgument::Container => Self::Container,
             BackendArgument::Vm => Self::Vm,
+            BackendArgument::Toolbox => Self::Toolbox,
             BackendArgument::Native => Self::Native,
         }
     }
@@ -237,24 +250,6 @@ impl From<AccelArgument> for Accel {
             AccelArgument::Auto => Self::Auto,
             AccelArgument::Kvm => Self::Kvm,
             AccelArgument::Tcg => Self::Tcg,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub(crate) enum NetworkArgument {
-    /// A loopback interface and nothing else
-    #[default]
-    None,
-    /// The host's network (containers only)
-    Host,
-}
-
-impl From<NetworkArgument> for Network {
-    fn from(argument: NetworkArgument) -> Self {
-        match argument {
-            NetworkArgument::None => Self::None,
-            NetworkArgument::Host => Self::Host,
         }
     }
 }

@@ -116,6 +116,9 @@ fn run_once(
         CPUS,
         "--memory",
         &memory,
+        // The same for all: what isolation costs, without what a bridge does.
+        "--network",
+        if way == "native" { "host" } else { "none" },
     ]);
     if way == "vm" {
         command.args(["--accel", choice.accelerator]);

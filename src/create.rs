@@ -11,6 +11,7 @@ use engine::mount::{self, MountFlags};
 use engine::{Bytes, Home, InstanceSpec, Limits, RestartPolicy, STOP_TIMEOUT, Ulimit};
 
 use crate::cli::CreateArguments;
+use crate::network_flags;
 
 pub(crate) fn create(root: &Path, arguments: &CreateArguments) -> anyhow::Result<u8> {
     let spec = spec(arguments)?;
@@ -91,7 +92,7 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
         seccomp_unconfined: security.seccomp_unconfined,
         no_new_privileges: security.no_new_privileges,
         read_only: arguments.read_only,
-        network: arguments.network.into(),
+        network: network_flags::network(arguments)?,
         privileged: arguments.privileged,
         init: arguments.init,
         cap_add: arguments.cap_add.clone(),

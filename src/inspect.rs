@@ -11,8 +11,9 @@ use crate::format::inspect::{
     ContainerFacts, HostFacts, ImageFacts, Kind, MountFacts, StateFacts, inspect_container,
     inspect_image, render,
 };
+use crate::network;
 use crate::output;
-use crate::ps;
+use crate::ports;
 use crate::volume;
 
 pub(crate) fn inspect(root: &Path, arguments: &InspectArguments) -> anyhow::Result<u8> {
@@ -72,6 +73,13 @@ fn one(
             {
                 return Ok(Err(format!("no such volume: {name}")));
             }
+            Err(error) if kind.is_some() => return Ok(Err(error.to_string())),
+            Err(_) => {}
+        }
+    }
+    if wants(InspectType::Network) {
+        match network::described(home, name) {
+            Ok(found) => return Ok(Ok((Kind::Network, found))),
             Err(error) if kind.is_some() => return Ok(Err(error.to_string())),
             Err(_) => {}
         }
@@ -146,7 +154,7 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         restart_count: state.restart_count,
         log_path: home.log(&record.id).display().to_string(),
         layers: layers(store, image.as_ref(), &directory),
-        host: host(found),
+        host: host(home, found),
         mounts: spec
             .mounts
             .iter()
@@ -186,8 +194,12 @@ fn container(home: &Home, store: &Store, found: &Listed, sized: bool) -> serde_j
         labels: spec.labels.clone(),
         stop_signal: signal,
         stop_timeout: (spec.stop_timeout != engine::STOP_TIMEOUT).then_some(spec.stop_timeout),
-        networks: json!({ ps::network(spec.network): {} }),
-        ports: json!({}),
+        networks: endpoints(found),
+        ports: ports::settings(found),
+        exposed_ports: ports::exposed(&spec.network),
+        resolv_conf: etc(home, found, "resolv.conf"),
+        hostname_path: etc(home, found, "hostname"),
+        hosts: etc(home, found, "hosts"),
         plimsoll: json!({
             "Backend": spec.backend.as_str(),
             "Accelerator": state.accelerator,
@@ -232,7 +244,61 @@ fn layers(
     .collect()
 }
 
-fn host(found: &Listed) -> HostFacts {
+/// Where a file below /etc is kept.
+fn etc(home: &Home, found: &Listed, name: &str) -> String {
+    let path = home.directory(&found.record.id).join(name);
+    match path.exists() {
+        true => path.display().to_string(),
+        false => String::new(),
+    }
+}
+
+fn link_name(home: &Home, link: &engine::network::Link) -> String {
+    engine::look(home, &link.instance)
+        .map_or_else(|_| link.instance.clone(), |other| other.record.name)
+}
+
+/// docker's object for each network that the instance is on.
+fn endpoints(found: &Listed) -> serde_json::Value {
+    let asked = &found.record.spec.network;
+    let mut networks = serde_json::Map::new();
+    for name in asked.names() {
+        let place = found
+            .state
+            .endpoints
+            .iter()
+            .find(|endpoint| endpoint.network == name && found.is_running());
+        let aliases = asked
+            .attachments
+            .iter()
+            .find(|attachment| attachment.network == name)
+            .map(|attachment| attachment.aliases.clone())
+            .filter(|aliases| !aliases.is_empty());
+        let text = |value: Option<String>| value.unwrap_or_default();
+        networks.insert(
+            name,
+            json!({
+                "IPAMConfig": null,
+                "Links": null,
+                "Aliases": aliases,
+                "DriverOpts": null,
+                "NetworkID": text(place.map(|e| e.network_id.clone())),
+                "EndpointID": text(place.map(|e| network::endpoint_id(&found.record.id, &e.network_id))),
+                "Gateway": text(place.map(|e| e.gateway.to_string())),
+                "IPAddress": text(place.map(|e| e.address.to_string())),
+                "MacAddress": text(place.map(|e| e.mac.to_string())),
+                "IPPrefixLen": place.map_or(0, |e| e.prefix),
+                "IPv6Gateway": "",
+                "GlobalIPv6Address": "",
+                "GlobalIPv6PrefixLen": 0,
+                "DNSNames": null,
+            }),
+        );
+    }
+    serde_json::Value::Object(networks)
+}
+
+fn host(home: &Home, found: &Listed) -> HostFacts {
     let spec = &found.record.spec;
     let number = |limit: u64| i64::try_from(limit).unwrap_or(-1);
     let mut log_options = std::collections::BTreeMap::new();
@@ -246,7 +312,29 @@ fn host(found: &Listed) -> HostFacts {
         binds: spec.mounts.iter().filter_map(bind).collect(),
         log_driver: if spec.log.kept { "json-file" } else { "none" }.to_owned(),
         log_options,
-        network_mode: ps::network(spec.network).to_owned(),
+        network_mode: spec.network.mode_name(),
+        port_bindings: ports::asked(&spec.network),
+        publish_all: spec.network.publish_all,
+        dns: spec.network.dns.clone(),
+        extra_hosts: spec
+            .network
+            .hosts
+            .iter()
+            .map(|(name, address)| format!("{name}:{address}"))
+            .collect(),
+        links: spec
+            .network
+            .links
+            .iter()
+            .map(|link| {
+                format!(
+                    "/{}:/{}/{}",
+                    link_name(home, link),
+                    found.record.name,
+                    link.alias
+                )
+            })
+            .collect(),
         restart_policy: spec.restart.as_str().to_owned(),
         restart_limit: match spec.restart {
             engine::RestartPolicy::OnFailure(most) => most,

@@ -15,8 +15,11 @@ mod inspect;
 mod lifecycle;
 mod load;
 mod logs;
+mod network;
+mod network_flags;
 mod oci;
 mod output;
+mod ports;
 mod prune;
 mod ps;
 mod report;
@@ -123,6 +126,8 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Rmi(arguments) => rmi::rmi(&cli.global.root, arguments),
         Verb::Ps(arguments) => ps::ps(&cli.global.root, arguments),
         Verb::Rm(arguments) => rm::rm(&cli.global.root, arguments),
+        Verb::Port(arguments) => ports::port(&cli.global.root, arguments),
+        Verb::Network(verb) => network::network(&cli.global.root, verb),
         Verb::Volume(verb) => volume::volume(&cli.global.root, verb),
         Verb::Doctor(arguments) => doctor::doctor(&cli.global.root, arguments),
         Verb::Version => version::long(&cli.global.root),
@@ -165,6 +170,7 @@ fn container(root: &Path, verb: &ContainerVerb) -> anyhow::Result<u8> {
         }
         ContainerVerb::Ls(arguments) => ps::ps(root, arguments),
         ContainerVerb::Rm(arguments) => rm::rm(root, arguments),
+        ContainerVerb::Port(arguments) => ports::port(root, arguments),
         ContainerVerb::Prune(arguments) => prune::containers(root, arguments),
     }
 }

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::bail;
 use engine::mount::{MountKind, MountSpec};
-use engine::{Home, Listed, Network, Status};
+use engine::{Home, Listed, Status};
 
 use crate::cli::PsArguments;
 use crate::filter::{CONTAINER_KEYS, Candidate, Filters};
 use crate::format::list;
 use crate::format::rows::{ContainerRow, State};
+use crate::ports;
 
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
@@ -61,6 +62,9 @@ struct Facts<'a> {
     volumes: usize,
     images: Vec<String>,
     networks: Vec<String>,
+    ports: String,
+    published: Vec<String>,
+    exposed: Vec<String>,
     size: Option<(u64, u64)>,
 }
 
@@ -91,7 +95,10 @@ impl<'a> Facts<'a> {
                 .filter(|mount| matches!(mount.kind, MountKind::Volume(_)))
                 .count(),
             images: vec![image, item.record.image_id.clone()],
-            networks: vec![network(spec.network).to_owned()],
+            networks: spec.network.names(),
+            ports: ports::column(item),
+            published: ports::published(item),
+            exposed: ports::exposed(&spec.network),
             size: sized.then(|| (engine::size(home, &item.record.id), 0)),
         }
     }
@@ -109,6 +116,8 @@ impl<'a> Facts<'a> {
             images: &self.images,
             volumes: &self.targets,
             networks: &self.networks,
+            published: &self.published,
+            exposed: &self.exposed,
             ..Candidate::default()
         }
     }
@@ -121,7 +130,7 @@ impl<'a> Facts<'a> {
             command: &record.command,
             created: record.created / SECOND,
             state: state(self.item),
-            ports: "",
+            ports: &self.ports,
             name: &record.name,
             labels: Some(&record.spec.labels),
             mounts: &self.mounts,
@@ -139,14 +148,6 @@ fn source(mount: &MountSpec) -> Option<String> {
         MountKind::Bind(bind) => Some(bind.source.clone()),
         MountKind::Volume(volume) => volume.name.clone(),
         MountKind::Tmpfs(_) => None,
-    }
-}
-
-/// docker's name for the network.
-pub(crate) fn network(network: Network) -> &'static str {
-    match network {
-        Network::None => "none",
-        Network::Host => "host",
     }
 }
 

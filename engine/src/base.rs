@@ -61,7 +61,7 @@ fn is_current(image: &Image, digest: &str) -> bool {
 /// Identifies what the image is made of: the programs and the layout below.
 fn content_digest() -> String {
     /// Raised when the same programs are made into another image.
-    const LAYOUT: u32 = 2;
+    const LAYOUT: u32 = 3;
     format!(
         "{LAYOUT}-{}-{}",
         &guest_artifacts::WORKLOAD_SHA256[..16],
@@ -89,7 +89,11 @@ const DIRECTORIES: [(&str, u32); 17] = [
     ("var", 0o755),
 ];
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 7] = [
+    // Every instance has its own mounted over these.
+    ("etc/hostname", ""),
+    ("etc/hosts", ""),
+    ("etc/resolv.conf", ""),
     (
         "etc/passwd",
         "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",

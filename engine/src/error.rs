@@ -54,6 +54,9 @@ pub enum Error {
     /// A volume could not be made, found or removed.
     #[error(transparent)]
     Volume(#[from] crate::volume::VolumeError),
+    /// A network could not be made, joined or removed.
+    #[error(transparent)]
+    Network(#[from] crate::network::NetworkError),
     /// A file of an instance could not be copied.
     #[error(transparent)]
     Archive(#[from] crate::archive::ArchiveError),

@@ -8,6 +8,7 @@
 //! trash/<id>            an instance in the course of being removed
 //! vm/                   initramfs and blank disk, made once
 //! volumes/<name>/       one volume (volume)
+//! networks/<name>/      one network (network)
 //! ```
 
 use std::fs;
@@ -25,13 +26,14 @@ pub const DEFAULT_ROOT: &str = "/var/lib/plimsoll";
 /// Where `make kernel` (guest/kernel/build.sh) leaves the guest kernel it built last.
 pub const DEFAULT_KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
 
-const FOLDERS: [&str; 7] = [
+const FOLDERS: [&str; 8] = [
     "images",
     "instances",
     "names",
     "trash",
     "vm",
     "volumes",
+    "networks",
     "active",
 ];
 
@@ -130,6 +132,10 @@ impl Home {
 
     pub(crate) fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
+    }
+
+    pub(crate) fn networks(&self) -> PathBuf {
+        self.root.join("networks")
     }
 }
 

@@ -15,12 +15,14 @@ pub mod lifecycle;
 pub mod logs;
 pub mod mount;
 mod names;
+pub mod network;
 mod process;
 mod signals;
 mod spec;
 mod supervisor;
 mod terminal;
 mod timeline;
+mod toolbox;
 mod user;
 pub mod volume;
 
@@ -38,7 +40,6 @@ pub use names::is_valid as is_valid_name;
 pub use process::environment as merge_environment;
 pub use signals::number as signal_number;
 pub use spec::{
-    Accel, BackendKind, Bytes, InstanceSpec, Limits, Network, RestartPolicy, STOP_TIMEOUT, Ulimit,
-    VM_MEMORY,
+    Accel, BackendKind, Bytes, InstanceSpec, Limits, RestartPolicy, STOP_TIMEOUT, Ulimit, VM_MEMORY,
 };
 pub use timeline::TIMELINE_VARIABLE;

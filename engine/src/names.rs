@@ -100,6 +100,11 @@ pub fn is_valid(name: &str) -> bool {
         && characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
+/// Whether `name` may name a network: docker's rule, one character being enough, and short enough for a file name.
+pub(crate) fn is_valid_network(name: &str) -> bool {
+    is_valid(name) || (name.len() == 1 && name.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -64,6 +64,20 @@ pub(crate) fn command(spec: &InstanceSpec, image: &Image) -> Result<Vec<String>>
 }
 
 impl Process {
+    /// Adds what it is told of the instances that it is linked to; its own words win.
+    pub(crate) fn link(&mut self, variables: Vec<String>) {
+        for variable in variables {
+            let key = variable.split('=').next().unwrap_or_default();
+            let is_known = self
+                .env
+                .iter()
+                .any(|own| own.split('=').next() == Some(key));
+            if !is_known {
+                self.env.push(variable);
+            }
+        }
+    }
+
     /// Puts the process together; `hostname` is what it will see as its host's name.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::logs::LogOptions;
 use crate::mount::{MountSpec, VolumesFrom};
+use crate::network::{Exposed, NetworkSpec, parse_expose};
 use crate::signals;
 
 /// How an instance is isolated.
@@ -21,16 +22,24 @@ pub enum BackendKind {
     Container,
     /// A microVM.
     Vm,
+    /// A container inside a microVM of its own.
+    Toolbox,
     /// Nothing but a chroot (and a cgroup that only counts): what the other two are compared with.
     Native,
 }
 
 impl BackendKind {
+    /// Whether it runs in a machine with a kernel of its own.
+    pub fn is_machine(self) -> bool {
+        matches!(self, Self::Vm | Self::Toolbox)
+    }
+
     /// The word for it on the command line and in `ps`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Container => "container",
             Self::Vm => "vm",
+            Self::Toolbox => "toolbox",
             Self::Native => "native",
         }
     }
@@ -47,17 +56,6 @@ pub enum Accel {
     Kvm,
     /// QEMU's software emulation.
     Tcg,
-}
-
-/// The network that an instance sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// A loopback interface of its own and nothing else.
-    #[default]
-    None,
-    /// The host's own network.
-    Host,
 }
 
 /// Limits on what an instance may use. `None`: no limit (for a VM: its default size).
@@ -153,8 +151,8 @@ pub struct InstanceSpec {
     pub seccomp_unconfined: bool,
     /// Whether the root file system is read-only.
     pub read_only: bool,
-    /// The network.
-    pub network: Network,
+    /// Networks, ports, names.
+    pub network: NetworkSpec,
     /// Root inside is root of the host in almost every respect.
     pub privileged: bool,
     /// A small init is PID 1: it passes signals on and reaps orphans.
@@ -206,7 +204,7 @@ impl Default for InstanceSpec {
             kernel: None,
             seccomp_unconfined: false,
             read_only: false,
-            network: Network::default(),
+            network: NetworkSpec::default(),
             privileged: false,
             init: false,
             cap_add: Vec::new(),
@@ -252,8 +250,10 @@ impl InstanceSpec {
                 });
             }
         }
+        self.network.check(self.backend)?;
         match self.backend {
             BackendKind::Vm => self.check_vm(),
+            BackendKind::Toolbox => self.check_toolbox(),
             BackendKind::Container | BackendKind::Native => self.check_container(),
         }
     }
@@ -275,6 +275,7 @@ impl InstanceSpec {
             .collect();
         labels.append(&mut self.labels);
         self.labels = labels;
+        self.expose(config.and_then(|config| config.exposed_ports().clone()));
         // `-e KEY` means the value that KEY has here and now; without one, that the image's is taken away.
         for entry in &mut self.env {
             if !entry.contains('=')
@@ -283,6 +284,21 @@ impl InstanceSpec {
                 *entry = format!("{entry}={value}");
             }
         }
+    }
+
+    /// The ports that are served: the image's, the user's, and those that are published.
+    fn expose(&mut self, of_image: Option<Vec<String>>) {
+        let exposed = &mut self.network.exposed;
+        for text in of_image.unwrap_or_default() {
+            // An image may say anything; what is no port is served by nobody.
+            exposed.extend(parse_expose(&text).unwrap_or_default());
+        }
+        exposed.extend(self.network.publish.iter().map(|publish| Exposed {
+            port: publish.port,
+            protocol: publish.protocol,
+        }));
+        exposed.sort_unstable();
+        exposed.dedup();
     }
 
     fn check_vm(&self) -> Result<()> {
@@ -307,29 +323,43 @@ impl InstanceSpec {
         if let Some((_, sentence)) = refused.into_iter().find(|(asked, _)| *asked) {
             return Err(Error::Unsupported(sentence.to_owned()));
         }
-        if self.network == Network::Host {
-            return Err(Error::Unsupported(
-                "--network host is refused for a VM: it has a kernel, and so a network, of its own; use --network none, or --backend container"
-                    .into(),
-            ));
-        }
         if self.seccomp_unconfined {
             return Err(Error::Unsupported(
                 "--security-opt seccomp=unconfined is refused for a VM: its programs face the guest's own kernel, which runs them without a seccomp filter"
                     .into(),
             ));
         }
-        if let Some(memory) = self.limits.memory.filter(|memory| *memory < VM_MEMORY_MIN) {
-            return Err(Error::InvalidValue {
+        self.check_machine_memory()
+    }
+
+    fn check_toolbox(&self) -> Result<()> {
+        if self.limits.memory_swap.is_some() {
+            return Err(Error::Unsupported(
+                "--memory-swap is refused for a toolbox: its machine's kernel has no swap; use --memory"
+                    .into(),
+            ));
+        }
+        if self.cpuset.is_some() {
+            return Err(Error::Unsupported(
+                "--cpuset-cpus is refused for a toolbox: its machine has CPUs of its own; use --cpus"
+                    .into(),
+            ));
+        }
+        self.check_machine_memory()
+    }
+
+    fn check_machine_memory(&self) -> Result<()> {
+        match self.limits.memory {
+            Some(memory) if memory < VM_MEMORY_MIN => Err(Error::InvalidValue {
                 flag: "--memory",
                 value: memory.to_string(),
                 reason: format!(
                     "a VM needs at least {} MiB for its kernel and agent",
                     VM_MEMORY_MIN >> 20
                 ),
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_container(&self) -> Result<()> {
@@ -485,16 +515,6 @@ mod tests {
             backend: BackendKind::Vm,
             ..InstanceSpec::default()
         };
-        let host = InstanceSpec {
-            network: Network::Host,
-            ..vm.clone()
-        };
-        assert!(
-            host.check()
-                .unwrap_err()
-                .to_string()
-                .contains("--network host is refused for a VM")
-        );
         let small = InstanceSpec {
             limits: Limits {
                 memory: Some(1 << 20),

@@ -13,6 +13,18 @@ pub(crate) struct Identity {
     pub(crate) home: String,
 }
 
+impl Identity {
+    /// Root, as far as nothing else is known.
+    pub(crate) fn root() -> Self {
+        Self {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/root".to_owned(),
+        }
+    }
+}
+
 struct PasswdEntry<'a> {
     name: &'a str,
     uid: u32,

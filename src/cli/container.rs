@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use engine::DetachKeys;
 
-use super::{CreateArguments, PsArguments, RmArguments, RunArguments};
+use super::{CreateArguments, PortArguments, PsArguments, RmArguments, RunArguments};
 
 /// docker's longer names: `container ls` is `ps`.
 #[derive(Debug, Subcommand)]
@@ -54,6 +54,8 @@ pub(crate) enum ContainerVerb {
     /// Remove instances
     #[command(visible_alias = "remove")]
     Rm(RmArguments),
+    /// Show where an instance's ports are published
+    Port(PortArguments),
     /// Remove all instances that do not run
     Prune(PruneArguments),
 }
@@ -313,6 +315,8 @@ pub(crate) enum InspectType {
     Image,
     /// A volume
     Volume,
+    /// A network
+    Network,
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,12 @@
 //! The flags of `run` and `create`.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use clap::Args;
 use engine::{Bytes, DetachKeys};
 
-use super::{AccelArgument, BackendArgument, NetworkArgument};
+use super::{AccelArgument, BackendArgument};
 
 /// What `run` and `create` share: what to run, and in what.
 #[derive(Debug, Args)]
@@ -132,9 +133,57 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,
 
-    /// Network of the instance
-    #[arg(long, alias = "net", value_enum, default_value_t)]
-    pub(crate) network: NetworkArgument,
+    /// Network: a name, none, host or container:NAME (containers only); or name=NET,alias=NAME,ip=ADDRESS [default: bridge]
+    #[arg(long, alias = "net", value_name = "NETWORK")]
+    pub(crate) network: Vec<String>,
+
+    /// Publish a port on the host: [IP:][HOST:]PORT[/udp], ranges too; without HOST any port that is free
+    #[arg(short, long, value_name = "PORTS")]
+    pub(crate) publish: Vec<String>,
+
+    /// Publish every exposed port on one of the host's that is free
+    #[arg(short = 'P', long)]
+    pub(crate) publish_all: bool,
+
+    /// Say that a port or a range is served, such as 80 or 8000-8010/udp
+    #[arg(long, value_name = "PORTS")]
+    pub(crate) expose: Vec<String>,
+
+    /// Address on the network, such as 10.5.0.20 (networks with a subnet of the user's own)
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip: Option<Ipv4Addr>,
+
+    /// Refused: networks carry IPv4 only, so far
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) ip6: Option<String>,
+
+    /// Hardware address, such as 02:42:0a:05:00:14
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) mac_address: Option<String>,
+
+    /// Add a name by which others on the network find the instance
+    #[arg(long, alias = "net-alias", value_name = "NAME")]
+    pub(crate) network_alias: Vec<String>,
+
+    /// Name server to use in place of the host's
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) dns: Vec<String>,
+
+    /// Domain to look names up in
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<String>,
+
+    /// Option of the resolver, such as ndots:2
+    #[arg(long, alias = "dns-opt", value_name = "OPTION")]
+    pub(crate) dns_option: Vec<String>,
+
+    /// Add a line to /etc/hosts, such as db:10.5.0.20 or host:host-gateway
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub(crate) add_host: Vec<String>,
+
+    /// Tell the instance of another one: lines in /etc/hosts, and variables such as ALIAS_PORT
+    #[arg(long, value_name = "NAME[:ALIAS]")]
+    pub(crate) link: Vec<String>,
 
     /// What happens when the command has ended: no, on-failure (or on-failure:MAX), always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]

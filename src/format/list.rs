@@ -104,6 +104,25 @@ pub(crate) const VOLUMES: Kind = Kind {
     tries: false,
 };
 
+/// `network ls`.
+pub(crate) const NETWORKS: Kind = Kind {
+    titles: &[
+        ("CreatedAt", "CREATED AT"),
+        ("Driver", "DRIVER"),
+        ("ID", "NETWORK ID"),
+        ("IPv4", "IPV4"),
+        ("IPv6", "IPV6"),
+        ("Internal", "INTERNAL"),
+        ("Labels", "LABELS"),
+        ("Name", "NAME"),
+        ("Scope", "SCOPE"),
+    ],
+    table: "{{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
+    quiet: "ID",
+    go_type: "*network.networkContext",
+    tries: false,
+};
+
 /// `stats`.
 pub(crate) const STATS: Kind = Kind {
     titles: &[

@@ -240,6 +240,29 @@ pub(crate) fn volume(
     })
 }
 
+/// A row of `network ls`.
+pub(crate) fn network(
+    id: &str,
+    name: &str,
+    driver: &str,
+    created: u64,
+    internal: bool,
+    network_labels: Option<&BTreeMap<String, String>>,
+) -> Value {
+    json!({
+        "CreatedAt": time::created_at(created),
+        "Driver": driver,
+        "ID": id,
+        "IPv4": "true",
+        "IPv6": "false",
+        "Internal": internal.to_string(),
+        "Labels": labels(network_labels),
+        "Name": name,
+        "Scope": "local",
+        LABELS: label_map(network_labels),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -247,6 +247,28 @@ static ROOT_FS: Struct = Struct::new(&[("Type", Any), ("Layers", LIST)]);
 
 static METADATA: Struct = Struct::new(&[("LastTagTime", Any)]);
 
+pub(crate) static NETWORK: Struct = Struct::with_alias(
+    &[
+        ("Name", Any),
+        ("Id", Any),
+        ("Created", Any),
+        ("Scope", Any),
+        ("Driver", Any),
+        ("EnableIPv4", Any),
+        ("EnableIPv6", Any),
+        ("IPAM", MAP),
+        ("Internal", Any),
+        ("Attachable", Any),
+        ("Ingress", Any),
+        ("ConfigFrom", MAP),
+        ("ConfigOnly", Any),
+        ("Containers", MAP),
+        ("Options", MAP),
+        ("Labels", MAP),
+    ],
+    ("ID", "Id"),
+);
+
 pub(crate) static VOLUME: Struct = Struct::new(&[
     ("CreatedAt", Any),
     ("Driver", Any),

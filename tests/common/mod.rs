@@ -7,6 +7,7 @@
 )]
 
 pub mod tmux;
+pub mod world;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -21,6 +21,7 @@ const USAGE: &str = "usage: workload serve                  answer requests from
        workload once NAME ITERATIONS [KEY=VALUE…]   one request from the command line
        workload list                   the names of all work
        workload fill PATH BYTES        write a file that `read` can check
+       workload echo PORT              answer `rr`, `stream` and datagrams on a port
        workload hello | true | spin | idle";
 
 fn main() -> ExitCode {
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
         ["fill", _, bytes] => match bytes.parse() {
             Ok(bytes) => report(work::file::fill(Path::new(&arguments[1]), bytes)),
             Err(_) => report(Err(format!("{bytes:?} is not a number of bytes"))),
+        },
+        ["echo", port] => match port.parse() {
+            Ok(port) => report(work::net::serve(port)),
+            Err(_) => report(Err(format!("{port:?} is not a port"))),
         },
         ["spin"] => loop {
             std::hint::spin_loop();

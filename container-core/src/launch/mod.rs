@@ -88,6 +88,8 @@ pub struct Launch<'a> {
     pub preserve_fds: u32,
     /// A session keyring of the container's own, in place of the launcher's.
     pub new_keyring: bool,
+    /// Puts interfaces into the container's new network namespace, before the command is executed.
+    pub network: Option<NetworkSetup<'a>>,
     /// Make the root the root by moving it over the old one, in place of pivot_root(2). For hosts whose own root is an
     /// initramfs; a container with CAP_SYS_CHROOT can leave its root then.
     pub no_pivot: bool,
@@ -96,6 +98,16 @@ pub struct Launch<'a> {
     /// For [`create`] only: the path of a socket by which another process can have the container started (see
     /// [`open_gate`]). It must not exist yet.
     pub gate: Option<&'a Path>,
+}
+
+/// Work on a network namespace that has just been made, with its loopback interface up.
+#[derive(Clone, Copy)]
+pub struct NetworkSetup<'a>(pub &'a (dyn Fn(BorrowedFd<'_>) -> std::io::Result<()> + Sync));
+
+impl std::fmt::Debug for NetworkSetup<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NetworkSetup")
+    }
 }
 
 impl<'a> Launch<'a> {
@@ -110,6 +122,7 @@ impl<'a> Launch<'a> {
             init: false,
             preserve_fds: 0,
             new_keyring: false,
+            network: None,
             no_pivot: false,
             bundle: None,
             gate: None,
@@ -287,7 +300,12 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
         starting.reached("cgroup");
     }
     let network = if plan.namespaces.network_by_launcher() {
-        Some(network::new_namespace()?)
+        let namespace = network::new_namespace()?;
+        if let Some(NetworkSetup(work)) = launch.network {
+            work(namespace.as_fd())
+                .map_err(|error| Error::setup("set up the container's network", error))?;
+        }
+        Some(namespace)
     } else {
         None
     };

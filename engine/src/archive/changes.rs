@@ -154,6 +154,7 @@ impl Comparison<'_> {
         let is_directory = FileType::from_raw_mode(entry.mode) == FileType::Directory;
         match (&old, entry.whiteout) {
             (None, true) => {}
+            (None, false) if is_place_of_ours(path, entry) => {}
             (Some(_), true) => self.report(path, ChangeKind::Deleted),
             (None, false) => self.report(path, ChangeKind::Added),
             (Some(LayerChild::File(stat)), false) => {
@@ -217,6 +218,16 @@ impl Comparison<'_> {
             above = parent;
         }
     }
+}
+
+/// Whether it is no more than the place that a file of ours was mounted at, in an image that has none there.
+fn is_place_of_ours(path: &Components, entry: &UpperEntry) -> bool {
+    let is_empty = entry.size == 0 && FileType::from_raw_mode(entry.mode) == FileType::RegularFile;
+    let mut path = path.iter().map(Vec::as_slice);
+    is_empty
+        && path.next() == Some(b"etc")
+        && matches!(path.next(), Some(b"hosts" | b"hostname" | b"resolv.conf"))
+        && path.next().is_none()
 }
 
 /// docker's comparison of two files (moby, pkg/archive, `statDifferent`).

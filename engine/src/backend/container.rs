@@ -1,11 +1,13 @@
 //! Instances as containers; and, for comparison, with nothing but a root file system of their own.
 
 use std::fs::DirBuilder;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use container_core::{ExitStatus, Launch, Rootfs, Stdio, Teardown, seccomp};
+use container_core::{ExitStatus, Launch, NetworkSetup, Rootfs, Stdio, Teardown, seccomp};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxMemory, LinuxNamespaceType,
     LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
@@ -15,9 +17,10 @@ use oci_spec::runtime;
 
 use super::{Backend, Context, Ended, Exit, Job, Running, Streams};
 use crate::error::{Error, Result};
-use crate::instance::Record;
+use crate::instance::{self, Record};
+use crate::network::{self, NetworkError, NetworkMode};
 use crate::process::Process;
-use crate::spec::{BackendKind, InstanceSpec, Limits, Network, Ulimit};
+use crate::spec::{BackendKind, InstanceSpec, Limits, Ulimit};
 use crate::supervisor::{null, set_nonblocking};
 use crate::terminal::{self, Size};
 use crate::timeline::Timeline;
@@ -53,7 +56,13 @@ impl Backend for Container {
         }
         // Held until the container has them: by descriptor, so that nobody exchanges a source meanwhile.
         let prepared = volume::prepare(job.home, &asked.mounts, None)?;
+        add_files(&mut spec, job)?;
         add_mounts(&mut spec, &prepared);
+        if self.isolated
+            && let NetworkMode::Container(other) = &asked.network.mode
+        {
+            join_network(&mut spec, job, other)?;
+        }
         let (stdio, streams) = stdio(job)?;
         let mut launch = Launch::new(
             &job.record.id,
@@ -68,7 +77,21 @@ impl Backend for Container {
             stdio,
         );
         launch.init = asked.init;
-        let mut container = container_core::start(launch)?;
+        // What went wrong with the network in the engine's own words, which the container's start only passes on as a failure.
+        let failed = Mutex::new(None);
+        let plug = |namespace: BorrowedFd<'_>| {
+            job.network.endpoints.iter().try_for_each(|endpoint| {
+                endpoint.plug(namespace).map_err(|error| {
+                    *lock(&failed) = Some(error);
+                    io::Error::from_raw_os_error(libc::ENETDOWN)
+                })
+            })
+        };
+        if !job.network.endpoints.is_empty() {
+            launch.network = Some(NetworkSetup(&plug));
+        }
+        let mut container = container_core::start(launch)
+            .map_err(|error| lock(&failed).take().unwrap_or(error.into()))?;
         for stage in container.stages() {
             context.timeline.add(stage.name, stage.at);
         }
@@ -84,6 +107,11 @@ impl Backend for Container {
             work,
         }))
     }
+}
+
+/// A lock that nobody panics under.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The container's streams, and the supervisor's ends of them.
@@ -249,7 +277,7 @@ fn runtime_spec(record: &Record, process: &Process, isolated: bool) -> Result<Sp
             linux.set_seccomp(Some(seccomp::docker_default(&capabilities(asked)?)));
         }
 
-        if asked.network == Network::Host {
+        if asked.network.mode == NetworkMode::Host {
             let mut namespaces = linux.namespaces().clone().unwrap_or_default();
             namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Network);
             linux.set_namespaces(Some(namespaces));
@@ -274,6 +302,61 @@ fn runtime_spec(record: &Record, process: &Process, isolated: bool) -> Result<Sp
         process.set_capabilities(Some(sets));
     }
     Ok(spec)
+}
+
+/// The files below /etc that every container has.
+fn add_files(spec: &mut Spec, job: &Job<'_>) -> Result<()> {
+    let owner = match &job.record.spec.network.mode {
+        // Who shares a network shares what is known of it.
+        NetworkMode::Container(other) => other,
+        _ => &job.record.id,
+    };
+    if owner == &job.record.id {
+        network::write_files(job.home, job.record, job.files)?;
+    }
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    for file in job.files {
+        let mut options = vec!["rbind".to_owned(), "rprivate".to_owned()];
+        if job.record.spec.read_only {
+            options.push("ro".to_owned());
+        }
+        let mut mount = Mount::default();
+        mount.set_destination(Path::new("/etc").join(file.name));
+        mount.set_source(Some(network::file_path(job.home, owner, file.name)));
+        mount.set_typ(Some("bind".to_owned()));
+        mount.set_options(Some(options));
+        mounts.push(mount);
+    }
+    spec.set_mounts(Some(mounts));
+    Ok(())
+}
+
+/// Puts the container into the network namespace of another.
+fn join_network(spec: &mut Spec, job: &Job<'_>, other: &str) -> Result<()> {
+    let found = instance::look(job.home, other)?;
+    let joins = found.record.spec.backend == BackendKind::Container;
+    if !joins {
+        return Err(NetworkError::Refused(format!(
+            "--network container:{} is refused: that is a {}, and only a container's network can be joined",
+            found.record.name,
+            found.record.spec.backend.as_str()
+        ))
+        .into());
+    }
+    if !found.is_running() || found.state.pid == 0 {
+        return Err(NetworkError::JoinNotRunning(found.record.id).into());
+    }
+    let Some(linux) = spec.linux_mut() else {
+        return Ok(());
+    };
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    for namespace in &mut namespaces {
+        if namespace.typ() == LinuxNamespaceType::Network {
+            namespace.set_path(Some(format!("/proc/{}/ns/net", found.state.pid).into()));
+        }
+    }
+    linux.set_namespaces(Some(namespaces));
+    Ok(())
 }
 
 /// The user's mounts, after those that every container has.

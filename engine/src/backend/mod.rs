@@ -2,6 +2,7 @@
 
 mod container;
 mod disk;
+mod toolbox;
 mod vm;
 
 pub(crate) use container::beside;
@@ -15,6 +16,7 @@ use image_core::{Image, Store};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::Record;
+use crate::network::{Connection, EtcFile};
 use crate::process::Process;
 use crate::spec::BackendKind;
 use crate::supervisor::protocol::ExecRequest;
@@ -22,12 +24,17 @@ use crate::terminal::Size;
 use crate::timeline::Timeline;
 
 /// The instance to run.
+#[derive(Clone, Copy)]
 pub(crate) struct Job<'a> {
     pub(crate) home: &'a Home,
     pub(crate) record: &'a Record,
     pub(crate) store: &'a Store,
     pub(crate) image: &'a Image,
     pub(crate) process: &'a Process,
+    /// Its places on networks.
+    pub(crate) network: &'a Connection,
+    /// Files below /etc that lie over the image's; none for a native instance.
+    pub(crate) files: &'a [EtcFile],
     /// The window of its terminal, if it is to have one.
     pub(crate) terminal: Option<Size>,
 }
@@ -160,6 +167,7 @@ pub(crate) fn of(kind: BackendKind) -> &'static dyn Backend {
         BackendKind::Container => &container::Container { isolated: true },
         BackendKind::Native => &container::Container { isolated: false },
         BackendKind::Vm => &vm::Vm,
+        BackendKind::Toolbox => &toolbox::Toolbox,
     }
 }
 

@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use container_core::cgroup::{self, Cgroup};
 use guest_protocol::{
-    Capabilities as CapabilitySets, Extent, GuestConfig, ImageDisk, Mount as GuestMount,
-    Process as GuestProcess, Rlimit, SharedMount, WindowSize,
+    Capabilities as CapabilitySets, Extent, File as GuestFile, GuestConfig, ImageDisk, Interface,
+    Mount as GuestMount, Process as GuestProcess, Rlimit, SharedMount, WindowSize,
 };
 use image_core::{Image, Store};
 use microvm_core::session::{
     self, FailureKind, Guest, Handle, Main, Options, SessionError, StdioFds,
 };
-use microvm_core::{Accelerator, Membership, Request, Share, Substrate, VmConfig, cmdline};
+use microvm_core::{Accelerator, Membership, Nic, Request, Share, Substrate, VmConfig, cmdline};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
@@ -25,6 +25,7 @@ use crate::doctor;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::Record;
+use crate::network::{Connection, Endpoint, NetworkError, VM_ENDPOINTS_MAX};
 use crate::process::Process;
 use crate::spec::{Accel, InstanceSpec, Limits, Ulimit, VM_MEMORY};
 use crate::volume::{self, Prepared};
@@ -97,6 +98,7 @@ impl Backend for Vm {
         config.image_disk = image.files;
         let mounts = GuestMounts::of(volume::prepare(job.home, &spec.mounts, None)?)?;
         config.shares = mounts.shares;
+        config.networks = nics(job)?;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
         let vm = microvm_core::launch(accelerator, &config)?;
@@ -109,6 +111,8 @@ impl Backend for Vm {
             config: GuestConfig {
                 shares: mounts.shared,
                 mounts: mounts.memory,
+                networks: interfaces(job),
+                files: files(job),
                 ..guest_config(job, image.extents, accelerator)?
             },
             group,
@@ -136,12 +140,15 @@ impl Maintenance {
         image: &Image,
         process: &Process,
     ) -> Result<Self> {
+        let network = Connection::none(home, &record.id);
         let job = Job {
             home,
             record,
             store,
             image,
             process,
+            network: &network,
+            files: &[],
             terminal: None,
         };
         let (accelerator, _) = microvm_core::choose(request(record.spec.accel))?;
@@ -412,6 +419,66 @@ fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
     Ok(config)
 }
 
+/// The largest packet on an Ethernet unless told otherwise, bytes (IEEE 802.3).
+const MTU: u16 = 1500;
+
+/// The machine's network devices: a tap for each of the instance's places.
+fn nics(job: &Job<'_>) -> Result<Vec<Nic>> {
+    let endpoints = &job.network.endpoints;
+    if endpoints.len() > VM_ENDPOINTS_MAX {
+        return Err(NetworkError::Refused(format!(
+            "a VM has at most {VM_ENDPOINTS_MAX} network interfaces, and this one is on {} networks",
+            endpoints.len()
+        ))
+        .into());
+    }
+    endpoints
+        .iter()
+        .map(|endpoint| {
+            Ok(Nic {
+                tap: endpoint.tap()?,
+                mac: endpoint.mac.0,
+                mtu: mtu(endpoint),
+            })
+        })
+        .collect()
+}
+
+fn mtu(endpoint: &Endpoint) -> u16 {
+    endpoint
+        .mtu
+        .and_then(|mtu| u16::try_from(mtu).ok())
+        .unwrap_or(MTU)
+}
+
+/// The same in the words of the guest.
+fn interfaces(job: &Job<'_>) -> Vec<Interface> {
+    job.network
+        .endpoints
+        .iter()
+        .map(|endpoint| Interface {
+            mac: endpoint.mac.0,
+            name: endpoint.interface.clone(),
+            address: endpoint.address.octets(),
+            prefix: endpoint.prefix,
+            gateway: endpoint.routes.then(|| endpoint.gateway.octets()),
+            mtu: mtu(endpoint),
+        })
+        .collect()
+}
+
+/// What lies over the image's files below /etc.
+fn files(job: &Job<'_>) -> Vec<GuestFile> {
+    job.files
+        .iter()
+        .map(|file| GuestFile {
+            path: format!("/etc/{}", file.name),
+            contents: file.contents.clone(),
+            mode: 0o644,
+        })
+        .collect()
+}
+
 /// As many virtual CPUs as cover the number asked for.
 fn virtual_cpus(limits: &Limits) -> Result<u8> {
     let wanted = limits.cpus.unwrap_or(1.0).ceil();
@@ -481,6 +548,7 @@ fn guest_config(
         shares: Vec::new(),
         mounts: Vec::new(),
         files: Vec::new(),
+        networks: Vec::new(),
         shm_bytes: SHM_BYTES,
         process: GuestProcess {
             args: process.args.clone(),

@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::net::Ipv4Addr;
 
 use super::record::{Record, State, Status, read_record, read_state};
 use super::{is_active, sweep};
+use crate::base;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::names;
+use crate::network::Protocol;
+use crate::spec::merge_env;
 
 /// An instance, and what has become of it.
 #[derive(Debug, Clone)]
@@ -114,6 +118,51 @@ pub fn find(home: &Home, wanted: &str) -> Result<String> {
             count: several.len(),
         }),
     }
+}
+
+/// The name of an instance; the beginning of its identifier where there is no record of it.
+pub(crate) fn name(home: &Home, id: &str) -> String {
+    read_record(home, id).map_or_else(|_| super::short(id).to_owned(), |record| record.name)
+}
+
+/// The identifier of the instance with exactly that name, which comes from a network's packets.
+pub(crate) fn with_name(home: &Home, name: &str) -> Option<String> {
+    if !names::is_valid(name) {
+        return None;
+    }
+    let target = fs::read_link(home.name(name)).ok()?;
+    Some(target.to_string_lossy().into_owned())
+}
+
+/// The name of the running instance that has a port of the host.
+pub(crate) fn with_port(
+    home: &Home,
+    protocol: Protocol,
+    ip: Ipv4Addr,
+    port: u16,
+) -> Option<String> {
+    let meets = |other: Ipv4Addr| ip == other || ip.is_unspecified() || other.is_unspecified();
+    names_in(home.active()).ok()?.into_iter().find_map(|id| {
+        let state = read_state(home, &id).ok()?;
+        let held = state.bindings.iter().any(|binding| {
+            (binding.protocol, binding.host_port) == (protocol, port) && meets(binding.host_ip)
+        });
+        held.then(|| name(home, &id))
+    })
+}
+
+/// The environment that an instance's command was given, without what only the command's own user has.
+pub(crate) fn environment(home: &Home, record: &Record) -> Vec<String> {
+    let of_image = home
+        .images()
+        .and_then(|store| match base::is_base(&record.spec.image) {
+            true => base::ensure(&store),
+            false => Ok(store.resolve(&record.image_id)?),
+        })
+        .ok()
+        .and_then(|image| image.config.config().as_ref()?.env().clone())
+        .unwrap_or_default();
+    merge_env(&of_image, &record.spec.env, &[])
 }
 
 /// An instance made from the image, if there is one.

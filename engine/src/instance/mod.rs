@@ -25,8 +25,9 @@ use crate::names;
 use crate::spec::InstanceSpec;
 
 pub use find::{Listed, find, is_owned, list, look, size, user_of_image};
+pub(crate) use find::{environment, name, with_name, with_port};
 pub use record::{Record, State, Status};
-pub(crate) use record::{read_state, short, write_state};
+pub(crate) use record::{read_state, short, write_record, write_state};
 pub(crate) use remove::remove_all;
 pub use remove::{remove, rename};
 pub use sweep::repair;

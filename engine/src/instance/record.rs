@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::home::{Home, replace};
+use crate::network::{Binding, Endpoint};
 use crate::spec::InstanceSpec;
 
 /// The layout of both files; raised when a field changes its meaning.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What an instance was asked to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -123,9 +124,14 @@ pub struct State {
     pub stopped_by_user: bool,
     /// What a VM runs on: accelerator and substrate.
     pub accelerator: Option<String>,
+    /// Its places on networks, while it runs.
+    pub endpoints: Vec<Endpoint>,
+    /// Ports of the host that lead to it, while it runs.
+    pub bindings: Vec<Binding>,
 }
 
-pub(super) fn write_record(home: &Home, record: &Record) -> Result<()> {
+/// Writes what an instance was asked to be.
+pub(crate) fn write_record(home: &Home, record: &Record) -> Result<()> {
     write(home, &record.id, RECORD, record)
 }
 

@@ -9,6 +9,7 @@ use super::{Lock, drop_name, find, ignore_missing, short, sweep, take_name};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::names;
+use crate::network;
 use crate::volume;
 
 /// How long `rm -f` waits for the owner of a killed instance to let go of it. Killing a VM's process frees all of its
@@ -96,6 +97,7 @@ fn by_force(home: &Home, id: &str, volumes: bool) -> Result<()> {
         }
     };
     container_core::cgroup::remove_by_id(id)?;
+    network::reclaim(home, id)?;
     match read_record(home, id) {
         Ok(record) => remove_all(home, &record, volumes)?,
         Err(_) => remove_state(home, id, &sweep::name_of(home, id)?)?,

@@ -8,6 +8,7 @@ use super::record::{Status, read_record, read_state, write_state};
 use super::{ignore_missing, now, remove};
 use crate::error::{Error, Result};
 use crate::home::Home;
+use crate::network;
 
 /// What a workload ends with when its owner is killed: the kernel kills it with SIGKILL.
 const KILLED: i32 = 137;
@@ -116,6 +117,7 @@ pub fn repair(home: &Home) -> Result<usize> {
 /// Settles one instance whose lock this process has taken over.
 pub(super) fn reclaim(home: &Home, id: &str) -> Result<()> {
     container_core::cgroup::remove_by_id(id)?;
+    network::reclaim(home, id)?;
     match read_record(home, id) {
         Ok(record) if record.spec.auto_remove => remove::remove_all(home, &record, true)?,
         Ok(_) => {
@@ -126,6 +128,8 @@ pub(super) fn reclaim(home: &Home, id: &str) -> Result<()> {
                 state.finished_at = now();
                 state.pid = 0;
                 state.supervisor = 0;
+                state.endpoints.clear();
+                state.bindings.clear();
                 state.error = Some("its supervisor was killed, and it with that".to_owned());
                 write_state(home, id, &state)?;
             }

@@ -78,7 +78,7 @@ pub fn unpause(home: &Home, wanted: &str) -> Result<()> {
     change(home, wanted, &Request::Unpause)
 }
 
-fn change(home: &Home, wanted: &str, request: &Request) -> Result<()> {
+pub(super) fn change(home: &Home, wanted: &str, request: &Request) -> Result<()> {
     let found = instance::look(home, wanted)?;
     let not_running = || {
         Error::Refused(match request {

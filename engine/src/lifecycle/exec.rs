@@ -20,6 +20,8 @@ use crate::spec::{BackendKind, InstanceSpec};
 use crate::supervisor::protocol::{ExecRequest, Reply, Request};
 use crate::supervisor::{connect, null};
 use crate::terminal::{self, RawMode};
+use crate::toolbox;
+use crate::user::Identity;
 
 /// What `exec` is told.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +76,7 @@ pub fn exec(
             )));
         }
     }
-    if found.record.spec.backend == BackendKind::Vm {
+    if found.record.spec.backend.is_machine() {
         in_vm(home, &found, asked, notice)
     } else {
         in_container(home, &found, asked)
@@ -209,7 +211,10 @@ fn in_vm(
     asked: &ExecSpec,
     notice: &mut dyn FnMut(&str),
 ) -> Result<Outcome> {
-    let process = process(home, found, asked, None)?;
+    let mut process = process(home, found, asked, None)?;
+    if found.record.spec.backend == BackendKind::Toolbox {
+        through_engine(&mut process, asked);
+    }
     let size = client::own_size();
     let request = ExecRequest {
         args: process.args,
@@ -246,6 +251,36 @@ fn in_vm(
             Ok(outcome(found, 137))
         }
     }
+}
+
+/// In a toolbox, whoever executes something in the container is the engine in the machine.
+fn through_engine(process: &mut Process, asked: &ExecSpec) {
+    let mut words: Vec<String> = ["/bin/plimsoll", "--root", toolbox::ROOT, "exec"]
+        .map(str::to_owned)
+        .into();
+    words.extend(["--workdir".to_owned(), process.cwd.clone()]);
+    let identity = &process.identity;
+    words.extend([
+        "--user".to_owned(),
+        format!("{}:{}", identity.uid, identity.gid),
+    ]);
+    for variable in &asked.env {
+        words.extend(["--env".to_owned(), variable.clone()]);
+    }
+    for (flag, given) in [
+        ("--interactive", asked.interactive),
+        ("--tty", asked.terminal),
+        ("--privileged", asked.privileged),
+    ] {
+        if given {
+            words.push(flag.to_owned());
+        }
+    }
+    words.push(toolbox::INNER.to_owned());
+    words.append(&mut process.args);
+    process.args = words;
+    process.cwd = "/".to_owned();
+    process.identity = Identity::root();
 }
 
 fn converse(

@@ -39,6 +39,17 @@ impl Files {
     }
 }
 
+/// A toolbox's files are the engine's in the machine.
+fn refuse_toolbox(found: &Listed) -> Result<()> {
+    if found.record.spec.backend == BackendKind::Toolbox {
+        return Err(Error::Unsupported(
+            "cp and diff are refused for a toolbox: its files are in the engine inside the machine; use exec, or a volume"
+                .into(),
+        ));
+    }
+    Ok(())
+}
+
 /// Opens an instance's files. One that does not run cannot be started meanwhile; a VM that does not run is booted, without its
 /// command, to look at its disk.
 ///
@@ -46,6 +57,7 @@ impl Files {
 /// [`Error::NoSuchInstance`], [`Error::Running`] when somebody starts it at this moment, and what a boot may say.
 pub fn files(home: &Home, wanted: &str) -> Result<Files> {
     let found = instance::look(home, wanted)?;
+    refuse_toolbox(&found)?;
     if found.record.spec.backend == BackendKind::Vm {
         let (tools, lock) = tools(home, found)?;
         return Ok(Files {
@@ -117,6 +129,7 @@ fn root(home: &Home, found: &Listed) -> Result<(OwnedFd, Option<Lock>)> {
 /// As for [`files`].
 pub fn diff(home: &Home, wanted: &str) -> Result<Vec<Change>> {
     let found = instance::look(home, wanted)?;
+    refuse_toolbox(&found)?;
     let (store, image) = image_of(home, &found)?;
     let layers = store.layer_dirs(&image)?;
     if found.record.spec.backend == BackendKind::Vm {

@@ -3,11 +3,14 @@
 mod end;
 mod exec;
 mod files;
+mod network;
 mod start;
 mod watch;
 
 pub use end::{Waiter, kill, pause, restart, stop, unpause, wait};
 pub use exec::{ExecSpec, exec};
 pub use files::{Files, diff, files};
+pub use network::{connect, disconnect};
+pub(crate) use network::{join, leave};
 pub use start::{Outcome, RunOptions, attach, create, run, start};
 pub use watch::{Processes, Usage, top, usage};

@@ -8,9 +8,10 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{self, Lock, Record, Status, sweep_some};
 use crate::mount::{self, Inherited};
+use crate::network::{self, NetworkError, NetworkMode};
 use crate::process;
 use crate::signals::Signals;
-use crate::spec::{InstanceSpec, Limits};
+use crate::spec::{BackendKind, InstanceSpec, Limits};
 use crate::supervisor::protocol::{Link, Reply, Request};
 use crate::supervisor::{Launch, Starter, connect, spawn};
 use crate::terminal::Size;
@@ -65,6 +66,7 @@ fn make(home: &Home, spec: &InstanceSpec) -> Result<Made> {
     };
     let command = process::command(&spec, &image)?;
     spec.take_from_image(&image);
+    settle_network(home, &mut spec)?;
     let prepared = mounts(home, &mut spec, &store, &image)?;
     let made = instance::create(home, &spec, &image.id.to_string(), &command);
     if made.is_err()
@@ -74,11 +76,61 @@ fn make(home: &Home, spec: &InstanceSpec) -> Result<Made> {
         let _ = prepared.discard(home);
     }
     let (record, lock) = made?;
+    if !record.spec.network.links.is_empty() {
+        network::note_links(home, &record)?;
+    }
     Ok(Made {
         record,
         lock,
         image: (store, image),
     })
+}
+
+/// What other instances and networks are called may change: from here on they are named by what does not.
+fn settle_network(home: &Home, spec: &mut InstanceSpec) -> Result<()> {
+    let asked = &mut spec.network;
+    if spec.backend == BackendKind::Native {
+        // It has no network namespace, and so the host's network.
+        asked.mode = NetworkMode::Host;
+        return Ok(());
+    }
+    if asked.mode == NetworkMode::Networks {
+        for attachment in &mut asked.attachments {
+            attachment.network = network::find(home, &attachment.network)?.name;
+        }
+    }
+    for link in &mut asked.links {
+        let other = instance::look(home, &link.instance)?;
+        if !other.is_running() {
+            return Err(NetworkError::LinkNotRunning {
+                target: other.record.name,
+                name: spec.name.clone().unwrap_or_default(),
+                alias: link.alias.clone(),
+            }
+            .into());
+        }
+        link.instance = other.record.id;
+    }
+    match &mut asked.mode {
+        NetworkMode::Container(other) => {
+            let found = instance::look(home, other)?;
+            if spec.hostname.is_some() {
+                return Err(Error::Unsupported(
+                    "conflicting options: hostname and the network mode".into(),
+                ));
+            }
+            spec.hostname = Some(found.record.hostname().to_owned());
+            *other = found.record.id;
+        }
+        NetworkMode::Host if spec.hostname.is_none() => {
+            // docker: whoever sees the host's network has its name too.
+            spec.hostname = nix::unistd::gethostname()
+                .ok()
+                .and_then(|name| name.into_string().ok());
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// Puts the mounts together, makes the volumes that are missing, and fills empty ones from the image. What comes back keeps

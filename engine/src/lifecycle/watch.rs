@@ -11,7 +11,7 @@ use super::exec;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{self, Listed};
-use crate::spec::{BackendKind, VM_MEMORY};
+use crate::spec::VM_MEMORY;
 
 /// A table of processes: titles, and a row for each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub fn top(home: &Home, wanted: &str, options: &[String]) -> Result<Processes> {
             found.record.id
         )));
     }
-    if found.record.spec.backend == BackendKind::Vm {
+    if found.record.spec.backend.is_machine() {
         return of_vm(home, &found, options);
     }
     let cgroup = Cgroup::open(&cgroup::path_of_id(&found.record.id)?)?;
@@ -188,7 +188,7 @@ pub fn usage(found: &Listed) -> Result<Usage> {
     let stats = cgroup.stats()?;
     let host = host_memory();
     let limit = match found.record.spec.backend {
-        BackendKind::Vm => found.record.spec.limits.memory.unwrap_or(VM_MEMORY),
+        backend if backend.is_machine() => found.record.spec.limits.memory.unwrap_or(VM_MEMORY),
         _ => stats.memory_limit.unwrap_or(u64::MAX),
     };
     Ok(Usage {
@@ -200,7 +200,7 @@ pub fn usage(found: &Listed) -> Result<Usage> {
         limit: limit.min(host),
         pids: stats.pids.unwrap_or(0),
         network: match found.record.spec.backend {
-            BackendKind::Vm => (0, 0),
+            backend if backend.is_machine() => (0, 0),
             _ => network(found.state.pid),
         },
     })

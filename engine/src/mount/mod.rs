@@ -175,6 +175,19 @@ pub enum Recursion {
 }
 
 impl MountSpec {
+    /// A directory of the host that is there.
+    pub(crate) fn bind(source: &str, target: &str, read_only: bool) -> Self {
+        Self {
+            kind: MountKind::Bind(BindMount {
+                source: source.to_owned(),
+                ..BindMount::default()
+            }),
+            target: target.to_owned(),
+            read_only,
+            origin: Origin::default(),
+        }
+    }
+
     /// The options of this mount in the words of the OCI runtime specification (config.md, "Linux mount options"); where they
     /// contradict each other, the last one counts. Nothing says that it can be written to: a source that the host has mounted
     /// read-only stays so.

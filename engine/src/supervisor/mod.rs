@@ -16,7 +16,7 @@ mod sink;
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use image_core::{Image, Store};
@@ -25,11 +25,15 @@ use crate::backend::{self, Context, Exit, Job, Running, Streams};
 use crate::base;
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::instance::{Lock, Record, State, Status, now, process_started, read_state, write_state};
+use crate::instance::{
+    Lock, Record, State, Status, now, process_started, read_state, write_record, write_state,
+};
+use crate::lifecycle;
 use crate::logs::{self, Stream, Writer};
+use crate::network::{self, Attachment, Connection, EtcFile, Network, NetworkMode};
 use crate::process::Process;
 use crate::signals::Signals;
-use crate::spec::RestartPolicy;
+use crate::spec::{BackendKind, RestartPolicy};
 use crate::terminal::Size;
 use crate::timeline::Timeline;
 
@@ -94,6 +98,10 @@ struct Supervisor {
     log: Writer,
     size: Size,
     timeline: Timeline,
+    /// Its places on networks while it runs.
+    connection: Option<Connection>,
+    /// Networks that it has been on, and that may have nobody any more.
+    left: Vec<Network>,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
     /// When the instance is taken for one that stays, and what starting has used is given back.
@@ -148,6 +156,8 @@ impl Supervisor {
             clients: vec![Client::starter(starter)],
             log,
             timeline,
+            connection: None,
+            left: Vec::new(),
             kill_at: None,
             shrink_at: None,
             shrunk: Cell::new(true),
@@ -187,6 +197,13 @@ impl Supervisor {
     fn run_once(&mut self) -> Outcome {
         self.kill_at = None;
         self.killed = false;
+        let outcome = self.run_connected();
+        // After the instance, which may be using it to its last moment.
+        self.disconnect();
+        outcome
+    }
+
+    fn run_connected(&mut self) -> Outcome {
         let mut running = match self.start() {
             Ok(running) => running,
             Err(error) => return Outcome::Failed(error),
@@ -220,7 +237,7 @@ impl Supervisor {
                 (store, image)
             }
         };
-        let process = Process::new(
+        let mut process = Process::new(
             &self.record.spec,
             &store,
             &image,
@@ -228,22 +245,22 @@ impl Supervisor {
             self.record.hostname(),
         )?;
         self.timeline.mark("image");
+        let (mut connection, files) = self.connect()?;
+        process.link(network::link_environment(&self.home, &self.record)?);
         let job = Job {
             home: &self.home,
             record: &self.record,
             store: &store,
             image: &image,
             process: &process,
+            network: &connection,
+            files: &files,
             terminal: self.record.spec.terminal.then_some(self.size),
         };
         let clients = &self.clients;
         let mut context = Context {
             timeline: &mut self.timeline,
-            notice: &mut |line| {
-                for client in clients {
-                    client.tell(&Reply::Notice(line.to_owned()));
-                }
-            },
+            notice: &mut |line| tell_all(clients, line),
         };
         let running = backend::of(self.record.spec.backend).start(&job, &mut context)?;
         if self.listener.is_none() {
@@ -251,12 +268,49 @@ impl Supervisor {
             // it runs.
             self.listener = Some(settle::listen(&self.home, &self.record.id)?);
         }
+        self.state.endpoints.clone_from(&connection.endpoints);
+        self.state.bindings.clone_from(&connection.bindings);
+        network::tell_links(&self.home, &self.record, &connection.endpoints);
+        let clients = &self.clients;
+        connection.resolve(&mut |line| tell_all(clients, line));
+        self.connection = Some(connection);
         self.state.pid = running.pid();
         self.state.pid_started = process_started(running.pid()).unwrap_or(0);
         self.state.accelerator = running.accelerator();
         self.state.status = Status::Running;
         self.state.started_at = now();
         Ok(running)
+    }
+
+    /// Gets the instance its places on networks, and what it is told of them.
+    fn connect(&mut self) -> Result<(Connection, Vec<EtcFile>)> {
+        let clients = &self.clients;
+        let connection = Connection::make(&self.home, &self.record, &mut |line| {
+            tell_all(clients, line);
+        })?;
+        let files = match self.record.spec.backend {
+            BackendKind::Native => Vec::new(),
+            BackendKind::Container | BackendKind::Vm | BackendKind::Toolbox => {
+                network::compose(&self.home, &self.record, &connection)?.into()
+            }
+        };
+        if !connection.endpoints.is_empty() {
+            self.timeline.mark("leased");
+        }
+        Ok((connection, files))
+    }
+
+    /// Gives the instance's addresses and ports back.
+    fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            for network in connection.end() {
+                if !self.left.contains(&network) {
+                    self.left.push(network);
+                }
+            }
+        }
+        self.state.endpoints.clear();
+        self.state.bindings.clear();
     }
 
     /// The command runs: everybody may know.
@@ -549,6 +603,8 @@ impl Supervisor {
             }
             Request::Pause => done(self.pause(running, true)),
             Request::Unpause => done(self.pause(running, false)),
+            Request::Connect(attachment) => done(self.plug(running, &attachment)),
+            Request::Disconnect(network) => done(self.unplug(running, &network)),
             Request::Exec(request) => match running.exec(&request, descriptors) {
                 Ok(process) => {
                     self.clients[at].execute(process);
@@ -566,6 +622,64 @@ impl Supervisor {
         };
         self.clients[at].tell(&reply);
         Ok(())
+    }
+
+    /// Puts the running container on one more network.
+    fn plug(&mut self, running: &dyn Running, attachment: &Attachment) -> Result<()> {
+        let mut record = self.record.clone();
+        lifecycle::join(
+            &mut record.spec.network.attachments,
+            attachment,
+            &record.name,
+        )?;
+        let namespace = network_namespace(running.pid())?;
+        let clients = &self.clients;
+        let connection = self
+            .connection
+            .get_or_insert_with(|| Connection::none(&self.home, &self.record.id));
+        connection.join(attachment, &mut |line| tell_all(clients, line))?;
+        connection.resolve(&mut |line| tell_all(clients, line));
+        let plugged = match connection.endpoints.last() {
+            Some(endpoint) => endpoint.plug(namespace.as_fd()),
+            None => Ok(()),
+        };
+        if let Err(error) = plugged {
+            // The first failure is the one to tell.
+            let _ = connection.leave(&attachment.network);
+            return Err(error);
+        }
+        self.networks_changed(record)
+    }
+
+    /// Takes the running container off a network.
+    fn unplug(&mut self, running: &dyn Running, network: &str) -> Result<()> {
+        let mut record = self.record.clone();
+        lifecycle::leave(&mut record.spec.network.attachments, network, &record.name)?;
+        let namespace = network_namespace(running.pid())?;
+        if let Some(connection) = &mut self.connection {
+            let endpoint = connection
+                .endpoints
+                .iter()
+                .find(|endpoint| endpoint.network == network);
+            if let Some(endpoint) = endpoint {
+                endpoint.unplug(namespace.as_fd())?;
+            }
+            connection.leave(network)?;
+        }
+        if record.spec.network.attachments.is_empty() {
+            record.spec.network.mode = NetworkMode::None;
+        }
+        self.networks_changed(record)
+    }
+
+    fn networks_changed(&mut self, record: Record) -> Result<()> {
+        write_record(&self.home, &record)?;
+        self.record = record;
+        if let Some(connection) = &self.connection {
+            self.state.endpoints.clone_from(&connection.endpoints);
+        }
+        write_state(&self.home, &self.record.id, &self.state)?;
+        network::collect(&self.home)
     }
 
     /// Begins to end the instance as the user asked.
@@ -698,6 +812,19 @@ impl Supervisor {
                 return false;
             }
         }
+    }
+}
+
+/// The network namespace of a process.
+fn network_namespace(pid: i32) -> Result<File> {
+    let path = format!("/proc/{pid}/ns/net");
+    File::open(&path).map_err(|e| Error::io("open", &path, e))
+}
+
+/// Tells every command that is connected a line for its user.
+fn tell_all(clients: &[Client], line: &str) {
+    for client in clients {
+        client.tell(&Reply::Notice(line.to_owned()));
     }
 }
 

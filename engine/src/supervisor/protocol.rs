@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::network::Attachment;
 
 /// Bytes of standard input in one packet. A packet must fit into a socket's buffer (net.core.wmem_default, 208 KiB).
 pub(crate) const CHUNK: usize = 32 << 10;
@@ -67,6 +68,10 @@ pub(crate) enum Request {
     Unpause,
     /// Run another process in the guest; its streams come as descriptors (stdin, stdout, stderr).
     Exec(Box<ExecRequest>),
+    /// Put a running container on one more network.
+    Connect(Box<Attachment>),
+    /// Take it off the network with this name.
+    Disconnect(String),
     /// Only wait: for the end, or for the next one if it does not run.
     Watch,
 }

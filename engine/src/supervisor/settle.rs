@@ -2,12 +2,17 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::protocol::{Link, Reply, system};
 use super::{Outcome, SOCKET, Supervisor};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{Lock, Status, now, remove_all, write_state};
+use crate::network;
+
+/// How long a bridge is kept for the next instance.
+const LINGER: Duration = Duration::from_millis(1000);
 
 /// How many commands may be about to connect.
 const BACKLOG: i32 = 16;
@@ -212,5 +217,18 @@ impl Supervisor {
             }
         }
         self.tell_end(&outcome);
+        self.take_networks_down();
+    }
+
+    /// Removes the bridges that nobody is on any more: some time after the last instance has left, since taking a bridge down
+    /// costs more than a container's start, and many a user starts one instance after another.
+    fn take_networks_down(mut self) {
+        if self.left.is_empty() {
+            return;
+        }
+        self.clients.clear();
+        std::thread::sleep(LINGER);
+        // What stays is taken by whoever looks at the networks next, or by `doctor --repair`.
+        let _ = network::take_idle_down(&self.home, &self.left);
     }
 }

@@ -23,6 +23,8 @@ pub(crate) enum Kind {
     Image,
     /// A volume.
     Volume,
+    /// A network.
+    Network,
 }
 
 impl Kind {
@@ -31,6 +33,7 @@ impl Kind {
             Self::Container => Shape::Struct(&schema::CONTAINER),
             Self::Image => Shape::Struct(&schema::IMAGE),
             Self::Volume => Shape::Struct(&schema::VOLUME),
+            Self::Network => Shape::Struct(&schema::NETWORK),
         }
     }
 }

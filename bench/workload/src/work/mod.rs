@@ -10,6 +10,7 @@ mod compress;
 mod cpu;
 mod kernel;
 mod memory;
+pub(crate) mod net;
 mod process;
 
 use crate::args::Args;
@@ -24,7 +25,7 @@ pub(crate) struct State {
 /// The names of all work.
 pub(crate) const NAMES: &[&str] = &[
     "ping", "sha256", "matrix", "compress", "triad", "chase", "faults", "getpid", "pipe",
-    "forkexec", "mmap", "create", "read", "write", "fsync", "threads",
+    "forkexec", "mmap", "create", "read", "write", "fsync", "rr", "stream", "threads",
 ];
 
 /// Does `iterations` steps of the work called `name` and returns its checksum. With 0 iterations it only sets up.
@@ -52,6 +53,8 @@ pub(crate) fn run(
         "read" => file::read(iterations, args, watch),
         "write" => file::write(iterations, args, watch),
         "fsync" => file::fsync(iterations, args, watch),
+        "rr" => net::rr(iterations, args, watch),
+        "stream" => net::stream(iterations, args, watch),
         // How many CPUs this process may use: the harness checks that all arms have the same.
         "threads" => args.finish().map(|()| cpu::available() as u64),
         _ => Err(format!("unknown work {name:?}")),
@@ -154,10 +157,12 @@ mod tests {
 
     #[test]
     fn no_iterations_only_set_up() {
-        for name in NAMES
-            .iter()
-            .filter(|name| !["read", "write", "fsync", "create", "threads"].contains(name))
-        {
+        for name in NAMES.iter().filter(|name| {
+            ![
+                "read", "write", "fsync", "create", "rr", "stream", "threads",
+            ]
+            .contains(name)
+        }) {
             assert_eq!(once(&format!("{name} 0")), Ok(0), "{name}");
         }
     }
