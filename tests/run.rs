@@ -208,7 +208,7 @@ fn an_instance_sees_its_own_processes_and_network_only() {
                 "echo $$; ls /sys/class/net; ping -c1 127.0.0.1 | grep -c ' 0% packet loss'",
             ],
         ));
-        assert_eq!(said.ok(), "1\nlo\n1", "{way:?}");
+        assert_eq!(said.ok(), "1\neth0\nlo\n1", "{way:?}");
     }
 }
 

@@ -9,8 +9,9 @@ use std::thread;
 
 use guest_protocol::{File, Interface};
 use microvm_core::cmdline::PVM_GLIBC_TUNABLES;
+use microvm_core::disk::blank_ext4;
 use microvm_core::session::Status;
-use microvm_core::{Nic, substrate};
+use microvm_core::{NICS_MAX, Nic, substrate};
 
 use vm::tap::{call, in_a_network, tap};
 use vm::{Machine, kvm, sh, tcg};
@@ -139,6 +140,56 @@ fn the_host_and_a_guest_on_kvm_talk() {
         machine.process.env.push(PVM_GLIBC_TUNABLES.into());
     }
     in_a_network(move || exchange(&mut machine, bytes));
+}
+
+/// Nine virtio devices: more interrupt lines than a PC has free ones below 16, were its own in use.
+#[test]
+fn a_machine_with_all_devices_that_there_may_be_starts_and_all_of_them_work_on_kvm() {
+    let Some(mut machine) = kvm() else { return };
+    if !substrate().is_hardware() {
+        return eprintln!("skipped: the lab does this; here a boot takes too long");
+    }
+    in_a_network(move || {
+        let disk = machine.folder.path().join("writable");
+        blank_ext4(&machine.folder.path().join("templates"), &disk, 64 << 20).unwrap();
+        machine.writable = Some(disk);
+        let shared = machine.folder.path().join("shared");
+        std::fs::create_dir(&shared).unwrap();
+        std::fs::write(shared.join("word"), "through the share\n").unwrap();
+        machine.shares.push((shared, "/shared", true));
+        let listeners: Vec<_> = (1..=NICS_MAX as u8)
+            .map(|number| {
+                let (host, mac) = ([10, 99, number, 1], [2, 0, 0, 0, 0, number]);
+                let nic = Nic {
+                    tap: tap(&format!("tap{number}"), host, MTU),
+                    mac,
+                    mtu: MTU,
+                };
+                let interface = Interface {
+                    mac,
+                    name: format!("net{number}"),
+                    address: [10, 99, number, 2],
+                    prefix: 24,
+                    gateway: None,
+                    mtu: MTU,
+                };
+                machine.networks.push((nic, interface));
+                listen(host, 9000)
+            })
+            .collect();
+        machine.process.args = sh(
+            "for n in 1 2 3 4; do echo over $n | busybox nc 10.99.$n.1 9000; done; cat /shared/word; \
+             echo kept > /kept; cat /kept; grep -c virtio /proc/interrupts",
+        );
+        let host = thread::spawn(move || listeners.iter().map(hear).collect::<Vec<_>>());
+        let ran = machine.run(&[]);
+        let text = String::from_utf8_lossy(&ran.stdout);
+        assert_eq!(text, "through the share\nkept\n9\n", "{ran:?}");
+        let words: Vec<_> = (1..=4)
+            .map(|n| format!("over {n}\n").into_bytes())
+            .collect();
+        assert_eq!(host.join().unwrap(), words);
+    });
 }
 
 /// What an image may have where the host lays its files.

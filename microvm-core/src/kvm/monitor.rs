@@ -135,9 +135,10 @@ impl Monitor {
             let device = Fs::new(server).map_err(Error::system("make a timer"))?;
             devices.push(Box::new(device));
         }
+        let emulated = parts.substrate == Substrate::Pvm;
         for nic in parts.networks {
             slow.push(Work::Network);
-            devices.push(Box::new(Net::new(nic)));
+            devices.push(Box::new(Net::new(nic, emulated)));
         }
         let console = Console::new(guest_protocol::PORT_NAME, parts.control)
             .map_err(Error::system("prepare the control channel"))?;
@@ -166,7 +167,6 @@ impl Monitor {
         if let Some(first) = fds.first() {
             registers::set_entry(first, entry)?;
         }
-        let emulated = parts.substrate == Substrate::Pvm;
         let vcpus = (0..)
             .zip(fds)
             .map(|(number, fd)| {

@@ -22,8 +22,12 @@ use crate::nic::HEADER_BYTES;
 const TO_GUEST: usize = 0;
 const TO_HOST: usize = 1;
 
-/// As many packets as Linux's driver works through between two refills of its buffers, four times over.
-const QUEUE_SIZES: [u16; 2] = [256, 256];
+/// Their sizes: as many packets as Linux's driver works through between two looks at anything else, four times over.
+const QUEUE_SIZE: u16 = 256;
+
+/// How many buffers a guest has for what comes, whose kernel is emulated: its driver fills all of them at the start, which for
+/// 256 takes a second there. In 1536 bytes each, as Linux has them, the largest packet still fits.
+const FEW_BUFFERS: u16 = 64;
 
 /// Features (section 5.1.3).
 mod feature {
@@ -44,14 +48,19 @@ mod feature {
 /// (section 5.1.6.3.1).
 const SENT_MAX: u64 = 65_562;
 
-/// How many packets are carried to the guest before it is told and others have their turn.
+/// How many packets are carried before the guest is told and the other way has its turn.
 const BURST: usize = 64;
+
+/// And how many bytes to the host: a driver that has stopped, its queue being full of packets of 64 KiB, is to fill it again while
+/// the rest of them is on its way.
+const BURST_BYTES: u64 = 512 << 10;
 
 /// The network device.
 pub(crate) struct Net {
     tap: Tap,
     /// Hardware address, status, number of queue pairs, MTU (section 5.1.4).
     config: [u8; 12],
+    queue_sizes: [u16; 2],
     /// The driver runs the device, and takes packets in several buffers.
     active: bool,
     mergeable: bool,
@@ -73,8 +82,8 @@ pub(crate) struct Net {
 unsafe impl Send for Net {}
 
 impl Net {
-    /// A device that leads to this tap.
-    pub(crate) fn new(nic: Nic) -> Self {
+    /// A device that leads to this tap; `emulated`: whether the guest's kernel is emulated.
+    pub(crate) fn new(nic: Nic, emulated: bool) -> Self {
         let mut config = [0; 12];
         config[..6].copy_from_slice(&nic.mac);
         config[10..].copy_from_slice(&nic.mtu.to_le_bytes());
@@ -83,6 +92,7 @@ impl Net {
         Self {
             tap,
             config,
+            queue_sizes: [if emulated { FEW_BUFFERS } else { QUEUE_SIZE }, QUEUE_SIZE],
             active: false,
             mergeable: false,
             room: Room::new(),
@@ -98,7 +108,7 @@ impl Net {
     fn send(&mut self, queue: &mut VirtQueue) -> Result<(), Broken> {
         self.full = false;
         let memory = queue.memory();
-        let mut left = queue.burst();
+        let (mut left, mut sent) = (BURST, 0);
         loop {
             queue.no_notification()?;
             loop {
@@ -121,7 +131,7 @@ impl Net {
                                     return Ok(());
                                 }
                                 Err(error) => self.gone |= tap::is_gone(&error),
-                                Ok(_) => {}
+                                Ok(bytes) => sent += bytes as u64,
                             }
                         }
                     }
@@ -129,7 +139,7 @@ impl Net {
                 // What could not be sent is lost, as on any network.
                 queue.push(self.chain.head, 0)?;
                 left -= 1;
-                if left == 0 {
+                if left == 0 || sent >= BURST_BYTES {
                     queue.come_again();
                     return Ok(());
                 }
@@ -192,7 +202,7 @@ impl VirtioDevice for Net {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn config(&self) -> &[u8] {
@@ -238,6 +248,14 @@ impl VirtioDevice for Net {
 
     /// Sends the guest's last packets, which may end its connections in order.
     fn finish(&mut self, queues: &mut [VirtQueue]) -> Result<(), Broken> {
-        self.send(&mut queues[TO_HOST])
+        let queue = &mut queues[TO_HOST];
+        // The guest stands still: a whole queue is the most that can be there.
+        for _ in 0..=QUEUE_SIZE {
+            self.send(queue)?;
+            if !queue.take_again() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use super::feature;
+use crate::nic::HEADER_BYTES;
 
 /// Of linux/if_tun.h: the request that says what whoever reads can take, and what there is to say.
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
@@ -29,9 +30,12 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 
 /// Whether an error of a read may be followed by packets. A tap that will give none any more is readable for ever.
 pub(super) fn is_passing(error: &io::Error) -> bool {
+    // EINVAL: a packet in segments of a kind that no header can say, as a card that joins packets may give a bridge. It alone is lost.
     matches!(
         error.raw_os_error(),
-        Some(libc::EAGAIN | libc::EINTR | libc::EFAULT | libc::ENOMEM | libc::ENOBUFS)
+        Some(
+            libc::EAGAIN | libc::EINTR | libc::EINVAL | libc::EFAULT | libc::ENOMEM | libc::ENOBUFS
+        )
     )
 }
 
@@ -94,15 +98,19 @@ impl Tap {
 
     /// Drops what has come so far.
     pub(super) fn discard(&self) {
-        let mut byte = 0u8;
-        let rest = libc::iovec {
-            iov_base: (&raw mut byte).cast(),
-            iov_len: 1,
+        // Room for no more than the header: what of a packet does not fit is dropped with it. With less room than that a tap
+        // drops the packet too, but says that it has failed.
+        let mut header = [0u8; HEADER_BYTES];
+        let room = libc::iovec {
+            iov_base: header.as_mut_ptr().cast(),
+            iov_len: header.len(),
         };
-        // What of a packet does not fit is dropped with it.
         for _ in 0..HELD {
-            if self.read(&[rest]).is_err() {
-                return;
+            match self.read(&[room]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_passing(&error) => {}
+                Err(_) => return,
             }
         }
     }
