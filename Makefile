@@ -4,6 +4,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# How long `make fuzz` goes on with each target, seconds.
+FUZZ_SECONDS := 60
+
 # Where `make install` puts things.
 PREFIX := /usr/local
 
@@ -79,3 +82,7 @@ clean: ## Remove what was built here (the guest kernel in /var/cache/plimsoll st
 .PHONY: soak
 soak: packages kernel ## Kill commands, supervisors, monitors and workloads at 400 random moments
 	PLIMSOLL_KILLS=400 cargo test --locked -p plimsoll --test crash -- --nocapture
+
+.PHONY: fuzz
+fuzz: packages ## Mutate what guests and files say, for a while (FUZZ_SECONDS=60 for each of six targets)
+	PLIMSOLL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p microvm-core --lib fuzz:: -- --nocapture --test-threads 2

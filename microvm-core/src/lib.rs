@@ -25,6 +25,8 @@ mod devices;
 pub mod disk;
 mod error;
 mod event_loop;
+#[cfg(test)]
+mod fuzz;
 mod kernel;
 pub mod kvm;
 mod machine;

@@ -24,7 +24,7 @@ pub(super) const BUFFERS: u64 = TABLE + 0x10_0000;
 const QUEUE_SIZE: u64 = 8;
 
 /// How many exits a device has to answer what it need not answer.
-const PATIENCE: u64 = 300;
+const PATIENCE: u64 = 60;
 
 global_asm!(
     include_str!("program.s"),

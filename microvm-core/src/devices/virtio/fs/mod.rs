@@ -11,7 +11,7 @@ mod lock;
 mod node;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod timer;
 mod wire;
 

@@ -159,6 +159,13 @@ impl Sealed<'_> {
     }
 }
 
+/// A device that shares this directory, under the name `0`.
+pub(crate) fn device(folder: &Path, read_only: bool) -> super::Fs {
+    let shares = vec![share(folder, "0", read_only)];
+    let descriptors = crate::devices::virtio::fs::Descriptors::open().unwrap();
+    super::Fs::new(Server::with_limits(shares, LIMITS, descriptors).unwrap()).unwrap()
+}
+
 impl Client {
     /// Shares `shared` of a new directory, as `0`.
     fn new(read_only: bool) -> Self {
