@@ -107,7 +107,7 @@ fn measure(plan: &Plan, arms: &[Accelerator]) {
             let last = medians.last().map_or(f64::NAN, |last| last[what]);
             let median = medians_of[what];
             println!(
-                "{label:20} {:10} {median:10.2}  ratio {:.2}",
+                "{label:20} {:10} {median:12.4}  ratio {:.2}",
                 arm.to_string(),
                 median / last
             );
