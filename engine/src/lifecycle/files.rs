@@ -157,7 +157,26 @@ pub fn diff(home: &Home, wanted: &str) -> Result<Vec<Change>> {
 const UPPER: i32 = guest_protocol::UPPER_FD;
 
 /// Reads a helper's list of the writable layer.
+///
+/// It does not say how directories differ, so that each there is counts as changed; but for /etc, if all there is of it are the
+/// places of files that are the host's.
 fn entries(listing: &[u8]) -> Result<Vec<UpperEntry>> {
+    let mut entries = all_entries(listing)?;
+    let is_ours = |entry: &UpperEntry| {
+        [&b"/etc/hosts"[..], b"/etc/hostname", b"/etc/resolv.conf"].contains(&entry.path.as_slice())
+            && entry.mode == libc::S_IFREG
+    };
+    let untouched = entries
+        .iter()
+        .filter(|entry| entry.path.starts_with(b"/etc/"))
+        .all(is_ours);
+    if untouched {
+        entries.retain(|entry| entry.path != b"/etc" || entry.opaque);
+    }
+    Ok(entries)
+}
+
+fn all_entries(listing: &[u8]) -> Result<Vec<UpperEntry>> {
     let broken = || Error::Guest {
         message: "the guest's list of its writable layer cannot be read".into(),
         code: 125,
