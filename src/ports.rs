@@ -1,6 +1,7 @@
 //! `plimsoll port`, and how `ps` and `inspect` show ports.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::bail;
@@ -48,13 +49,16 @@ fn host(binding: &Binding) -> String {
     format!("{}:{}", binding.host_ip, binding.host_port)
 }
 
+/// A port: its protocol, where it is published, its number.
+type Line = (Protocol, Option<(Ipv4Addr, u16)>, u16);
+
 /// The PORTS column: `0.0.0.0:8080->80/tcp, 443/tcp`, runs of ports as ranges.
 pub(crate) fn column(item: &Listed) -> String {
     if !item.is_running() {
         return String::new();
     }
     let bindings = &item.state.bindings;
-    let mut ports: Vec<(Protocol, Option<(std::net::Ipv4Addr, u16)>, u16)> = bindings
+    let mut ports: Vec<Line> = bindings
         .iter()
         .map(|b| (b.protocol, Some((b.host_ip, b.host_port)), b.port))
         .collect();
@@ -73,7 +77,7 @@ pub(crate) fn column(item: &Listed) -> String {
     ports.sort_by_key(|(protocol, host, port)| (*port, *protocol, *host));
     ports.dedup();
     // Ports that follow one another, and whose host's ports do, are one range.
-    let mut ranges: Vec<((Protocol, Option<(std::net::Ipv4Addr, u16)>, u16), u16)> = Vec::new();
+    let mut ranges: Vec<(Line, u16)> = Vec::new();
     for (protocol, host, port) in ports {
         let joined = ranges.iter_mut().rev().find(|((p, h, first), length)| {
             *p == protocol

@@ -228,7 +228,7 @@ impl Bench {
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: fatal, accesslog: {{disabled: true}}}}\n\
+                "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
                  storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
                 folder.join("registry").display()
             ),

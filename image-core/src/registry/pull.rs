@@ -152,16 +152,17 @@ impl Pull<'_> {
             .iter()
             .find(|entry| entry.name.as_ref() == Some(&name));
         let newer = before.is_none_or(|entry| entry.manifest != document.digest);
-        if !newer && let Some(entry) = before {
-            let image = self.store.image(&index, entry)?;
-            // Its layers could have been lost; then they are fetched again.
-            if self.store.visible_layers(&image).is_ok() {
-                return Ok(Pulled {
-                    image,
-                    digest,
-                    newer,
-                });
-            }
+        // An image that has been damaged here is fetched again.
+        if !newer
+            && let Some(entry) = before
+            && let Ok(image) = self.store.image(&index, entry)
+            && self.store.visible_layers(&image).is_ok()
+        {
+            return Ok(Pulled {
+                image,
+                digest,
+                newer,
+            });
         }
         let entry = self.fetch(document, name)?;
         let image = self.store.image(&self.store.index()?, &entry)?;
