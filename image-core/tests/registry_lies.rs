@@ -20,7 +20,6 @@ struct Asked {
     method: String,
     path: String,
     headers: Vec<(String, String)>,
-    body: Vec<u8>,
 }
 
 impl Asked {
@@ -163,7 +162,6 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> Option<Asked> {
         method,
         path,
         headers,
-        body,
     })
 }
 

@@ -83,10 +83,8 @@ fn a_pair_is_finished_inside_or_not_there_at_all() {
         let enter = |namespace: &std::fs::File| {
             use std::os::fd::AsRawFd;
             // SAFETY: setns(2) takes numbers.
-            assert_eq!(
-                unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) },
-                0
-            );
+            let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(entered, 0);
         };
         enter(&own);
         let address = Ipv4Addr::new(10, 9, 0, 2);

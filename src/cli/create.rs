@@ -137,7 +137,7 @@ pub(crate) struct CreateArguments {
     #[arg(long, alias = "net", value_name = "NETWORK")]
     pub(crate) network: Vec<String>,
 
-    /// Publish a port on the host: [IP:][HOST:]PORT[/udp], ranges too; without HOST any port that is free
+    /// Publish a port on the host: PORT, HOST:PORT or IP:HOST:PORT, with /udp behind it, ranges too; without HOST any that is free
     #[arg(short, long, value_name = "PORTS")]
     pub(crate) publish: Vec<String>,
 

@@ -177,7 +177,7 @@ fn has_table(socket: &Socket, family: u8) -> Result<bool> {
 /// Makes the tables if they are not there; whether they were not.
 ///
 /// # Errors
-/// [`Error::Kernel`]; also for a kernel without nftables.
+/// [`crate::Error::Kernel`]; also for a kernel without nftables.
 pub fn ensure() -> Result<bool> {
     let socket = socket()?;
     let there = [INET4, BRIDGE]
@@ -215,7 +215,7 @@ pub fn ensure() -> Result<bool> {
 /// Removes both tables. Tables that are not there are fine.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn remove() -> Result<()> {
     let socket = socket()?;
     for family in [INET4, BRIDGE] {
@@ -266,7 +266,7 @@ fn network_elements(bridge: &str, internal: bool) -> Vec<Element> {
 /// Lets instances on a bridge out (unless it is `internal`), and keeps those of other bridges away from them.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn add_network(bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> {
     change(
         &|| format!("add the network of {bridge} to the rules"),
@@ -278,7 +278,7 @@ pub fn add_network(bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> 
 /// Forgets a bridge. One that the rules do not know is fine.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn remove_network(bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> {
     change(
         &|| format!("take the network of {bridge} out of the rules"),
@@ -290,7 +290,7 @@ pub fn remove_network(bridge: &str, _subnet: Subnet, internal: bool) -> Result<(
 /// The bridges that the rules know.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn networks() -> Result<Vec<String>> {
     let found = list(INET4, "bridges")?;
     Ok(found
@@ -310,7 +310,7 @@ fn ports_of(published: &[Published]) -> Vec<u16> {
 /// Forwards ports of the host's. What led elsewhere before leads here then.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn publish(published: &[Published]) -> Result<()> {
     let elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
     let action = || "publish ports".to_owned();
@@ -328,7 +328,7 @@ pub fn publish(published: &[Published]) -> Result<()> {
 /// Forwards them no more. What is not forwarded is fine.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn withdraw(published: &[Published]) -> Result<()> {
     let elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
     change(&|| "withdraw ports".into(), Change::Remove, &elements)?;
@@ -345,7 +345,7 @@ fn forget_connections(ports: &[u16], instances: &[Ipv4Addr]) -> Result<()> {
 /// Every port that is forwarded.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn published() -> Result<Vec<Published>> {
     let mut found = Vec::new();
     for map in ["any", "at"] {
@@ -380,7 +380,7 @@ fn guard_elements(port_name: &str, mac: Mac, address: Ipv4Addr) -> [Element; 3] 
 /// host's address.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn guard(port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
     change(
         &|| format!("guard the port {port_name}"),
@@ -392,7 +392,7 @@ pub fn guard(port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
 /// Forgets a port. One that is not known is fine.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn unguard(port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
     change(
         &|| format!("forget the port {port_name}"),
@@ -404,7 +404,7 @@ pub fn unguard(port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
 /// Every guarded port, with its addresses.
 ///
 /// # Errors
-/// [`Error::Kernel`].
+/// [`crate::Error::Kernel`].
 pub fn guarded() -> Result<Vec<(String, Mac, Ipv4Addr)>> {
     let found = list(BRIDGE, "may")?;
     Ok(found
