@@ -1,13 +1,14 @@
 //! The commands of the notes, row by row of the mission, on every backend that starts quickly here. A slip in the notes is
 //! shown both ways: the corrected line works, the broken one is refused.
 //!
-//! Published ports (`-p`, `port`) come with the network.
+//! tests/network.rs has what is published from every side; here are the notes' own lines.
 
 mod common;
 
 use std::fs;
 
 use common::tmux::Terminal;
+use common::world::World;
 use common::{Host, Said, eventually, ways};
 
 /// A verb, a way's flags and the network there is so far, and the rest of the line, cut at spaces.
@@ -119,6 +120,89 @@ fn n13_n14_run_with_a_terminal_leave_it_and_come_back() {
         terminal.is_outside(3);
         plain(&host, "rm myubuntu mycentos").ok();
         assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+    }
+}
+
+#[test]
+fn n13_n15_n20_ports_are_published_as_asked_and_told_by_port_and_ps() {
+    for way in ways() {
+        let world = World::new();
+        let serve = "mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www";
+        world.detached(&way, "--name web1 -p 80:80", serve);
+        world.detached(&way, "--name web2 -p 80", serve);
+        assert_eq!(
+            world.line("port web1").ok(),
+            "80/tcp -> 0.0.0.0:80",
+            "{way:?}"
+        );
+        let second = world.line("port web2 80").ok().to_owned();
+        let number: u16 = second.rsplit(':').next().unwrap().parse().unwrap();
+        assert!(number > 1023, "{way:?}: {second}");
+        for port in [80, number] {
+            let page = format!(
+                "exec 3<>/dev/tcp/127.0.0.1/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 5 tail -n 1 <&3"
+            );
+            eventually(&format!("port {port} answers"), || {
+                world.inside.sh(&page).stdout == "served\n"
+            });
+        }
+        assert_eq!(
+            world.line("ps --format {{.Ports}} --filter name=web1").ok(),
+            "0.0.0.0:80->80/tcp"
+        );
+        // A port that is taken is refused, and so is what is no port.
+        let mut taken = vec!["run", "--rm", "-p", "80:80"];
+        taken.extend(&way);
+        taken.extend(["plimsoll/base", "true"]);
+        world
+            .plimsoll(taken)
+            .fails(125, &["port is already allocated", "web1"]);
+        world
+            .line("run --rm -p 80:x plimsoll/base true")
+            .fails(125, &["invalid containerPort: x"]);
+        world.line("rm -f web1 web2").ok();
+    }
+}
+
+#[test]
+fn n20_n21_a_database_and_what_is_linked_to_it_as_the_notes_have_them() {
+    for database in ways() {
+        for client in ways() {
+            let world = World::new();
+            world.detached(
+                &database,
+                "--name wordpressdb -h wordpressdb --expose 3306 -e MYSQL_DATABASE=wordpress",
+                "echo stored >/answer; exec nc -ll -p 3306 -e cat /answer",
+            );
+            let mut words = vec![
+                "run",
+                "--rm",
+                "--name",
+                "wordpress",
+                "--link",
+                "wordpressdb:mysql",
+            ];
+            words.extend(&client);
+            words.extend([
+                "plimsoll/base",
+                "sh",
+                "-c",
+                "for try in 1 2 3 4 5 6 7 8; do nc -w 5 mysql $MYSQL_PORT_3306_TCP_PORT </dev/null && break; sleep 0.5; done; echo $MYSQL_ENV_MYSQL_DATABASE; ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*'",
+            ]);
+            let said = world.plimsoll(words);
+            let lines: Vec<&str> = said.ok().lines().collect();
+            assert_eq!(
+                lines[..2],
+                ["stored", "wordpress"],
+                "{database:?} {client:?}"
+            );
+            // The second instance has the second address.
+            let first = world.address("wordpressdb");
+            let number =
+                |address: &str| -> u8 { address.rsplit('.').next().unwrap().parse().unwrap() };
+            assert_eq!(number(lines[2]), number(&first) + 1, "{said:?}");
+            world.line("rm -f wordpressdb").ok();
+        }
     }
 }
 
