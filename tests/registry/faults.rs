@@ -14,7 +14,7 @@ fn push_noise(station: &Station, name: &str, megabytes: usize) {
     let tree = station.scratch().join("noise");
     fs::create_dir_all(tree.join("bin")).unwrap();
     fs::copy("/bin/busybox", tree.join("bin/cat")).unwrap();
-    fs::write(tree.join("text"), "whole").unwrap();
+    fs::write(tree.join("text"), "whole\n").unwrap();
     let mut random = fs::File::open("/dev/urandom").unwrap();
     for file in 0..megabytes {
         let mut target = fs::File::create(tree.join(format!("noise{file}"))).unwrap();
@@ -26,12 +26,7 @@ fn push_noise(station: &Station, name: &str, megabytes: usize) {
         tree.display(),
         archive.display()
     )));
-    station
-        .run(&format!(
-            "import -c CMD=[\"/bin/cat\",\"/text\"] {} {name}",
-            archive.display()
-        ))
-        .ok();
+    station.import(&archive, name);
     station.run(&format!("push -q {name}")).ok();
     let _ = fs::remove_dir_all(tree);
     let _ = fs::remove_file(archive);

@@ -51,6 +51,17 @@ impl Station {
         finish(command)
     }
 
+    /// Makes an image of an archive, whose command shows `/text`.
+    #[track_caller]
+    fn import(&self, archive: &Path, name: &str) {
+        let mut command = self.command();
+        command
+            .args(["import", "-c", r#"CMD ["/bin/cat","/text"]"#])
+            .arg(archive)
+            .arg(name);
+        finish(command).ok();
+    }
+
     /// Makes an image of two programs and `text`, under `name`.
     #[track_caller]
     fn image(&self, name: &str, text: &str) {
@@ -70,11 +81,7 @@ impl Station {
                 .arg(&archive)
                 .arg("."),
         );
-        let line = format!(
-            "import -c CMD=[\"/bin/cat\",\"/text\"] {} {name}",
-            archive.display()
-        );
-        self.run(&line).ok();
+        self.import(&archive, name);
     }
 
     /// The digest that `images` shows for a name.

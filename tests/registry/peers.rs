@@ -69,10 +69,15 @@ pub(crate) fn podman(scratch: &Path, lines: &[String]) -> Option<String> {
         };
         script += &format!("{global} {verb}{policy}{}\n", &line[verb.len()..]);
     }
+    // Credentials of the test's own, of which there are none unless it logs in: this podman wants the file to be there.
+    let credentials = scratch.join("auth.json");
+    if !credentials.exists() {
+        fs::write(&credentials, "{}").unwrap();
+    }
     let mut child = Command::new("timeout")
         .args(["120", "unshare", "-m", "bash"])
         .env("CONTAINERS_CONF", scratch.join("containers.conf"))
-        .env("REGISTRY_AUTH_FILE", scratch.join("auth.json"))
+        .env("REGISTRY_AUTH_FILE", &credentials)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

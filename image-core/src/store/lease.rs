@@ -64,12 +64,19 @@ impl Store {
     fn users(&self) -> Result<(PathBuf, File)> {
         use std::os::unix::fs::OpenOptionsExt;
         let path = self.root.join("users.lock");
-        let file = File::options()
+        let made = File::options()
             .create(true)
             .append(true)
             .mode(0o600)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
+            .open(&path);
+        let file = match made {
+            // A store that is shared read-only (a toolbox's): whoever shares it keeps its images.
+            Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                File::open(&self.root)
+            }
+            other => other,
+        }
+        .map_err(Error::io("open", &path))?;
         Ok((path, file))
     }
 
