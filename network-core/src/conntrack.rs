@@ -1,29 +1,23 @@
 //! Connections that the kernel remembers. UDP has no end that could be seen: what was once translated to one instance goes on
 //! being sent there, unless the entry is removed.
 
-use std::net::Ipv4Addr;
-
 use crate::error::Result;
-use crate::netlink::{ACK, DUMP, Messages, REQUEST, Socket, attribute, four};
+use crate::netlink::{ACK, DUMP, Messages, REQUEST, Socket, attribute};
 use crate::rules::{NFNL_SUBSYS_CTNETLINK, nfnetlink_header};
 
 /// nfnetlink_conntrack.h.
 const IPCTNL_MSG_CT_GET: u16 = 1;
 const IPCTNL_MSG_CT_DELETE: u16 = 2;
 const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
-const CTA_IP_V4_SRC: u16 = 1;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
-/// Forgets every UDP connection to one of the host's ports, or to one of these instances.
+/// Forgets every UDP connection to one of the host's ports.
 ///
 /// # Errors
 /// [`crate::Error::Kernel`].
-pub(crate) fn forget_udp(ports: &[u16], instances: &[Ipv4Addr]) -> Result<()> {
-    let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+pub(crate) fn forget_udp(socket: &Socket, ports: &[u16]) -> Result<()> {
     let kind = |message: u16| NFNL_SUBSYS_CTNETLINK << 8 | message;
     let mut messages = Messages::default();
     messages.begin(
@@ -34,7 +28,7 @@ pub(crate) fn forget_udp(ports: &[u16], instances: &[Ipv4Addr]) -> Result<()> {
     let mut stale: Vec<Vec<u8>> = Vec::new();
     let asked = socket.ask(&|| "list connections".into(), &messages, &mut |answer| {
         let attributes = answer.payload.get(4..).unwrap_or_default();
-        if let Some(tuple) = is_stale(attributes, ports, instances) {
+        if let Some(tuple) = is_stale(attributes, ports) {
             stale.push(tuple.to_vec());
         }
     });
@@ -65,7 +59,7 @@ pub(crate) fn forget_udp(ports: &[u16], instances: &[Ipv4Addr]) -> Result<()> {
 }
 
 /// The original direction of a connection that is to be forgotten.
-fn is_stale<'a>(attributes: &'a [u8], ports: &[u16], instances: &[Ipv4Addr]) -> Option<&'a [u8]> {
+fn is_stale<'a>(attributes: &'a [u8], ports: &[u16]) -> Option<&'a [u8]> {
     let original = attribute(attributes, CTA_TUPLE_ORIG)?;
     let protocol = attribute(original, CTA_TUPLE_PROTO)?;
     let number = attribute(protocol, CTA_PROTO_NUM)?.first()?;
@@ -73,12 +67,7 @@ fn is_stale<'a>(attributes: &'a [u8], ports: &[u16], instances: &[Ipv4Addr]) -> 
         return None;
     }
     let port: [u8; 2] = attribute(protocol, CTA_PROTO_DST_PORT)?.try_into().ok()?;
-    // Whoever replies is where the packets have been sent.
-    let replies = attribute(attributes, CTA_TUPLE_REPLY)
-        .and_then(|reply| attribute(reply, CTA_TUPLE_IP))
-        .and_then(|ip| attribute(ip, CTA_IP_V4_SRC))
-        .map(|address| Ipv4Addr::from(four(address)));
-    let to_port = ports.contains(&u16::from_be_bytes(port));
-    let to_instance = replies.is_some_and(|address| instances.contains(&address));
-    (to_port || to_instance).then_some(original)
+    ports
+        .contains(&u16::from_be_bytes(port))
+        .then_some(original)
 }

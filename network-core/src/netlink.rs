@@ -3,6 +3,7 @@
 //! Layout after netlink(7): a header of 16 bytes (length, type, flags, sequence number, port), a fixed part that belongs to the
 //! type, attributes; everything aligned to 4 bytes, numbers in the host's order unless a type says otherwise.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -47,6 +48,21 @@ impl Messages {
         self.pad();
         self.close();
         self
+    }
+
+    /// The bytes, with sequence numbers that go on from `before`.
+    fn numbered_after(&self, before: u32) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        let mut at = 0;
+        for number in 1..=self.count {
+            let number = before.wrapping_add(number);
+            if let Some(place) = bytes.get_mut(at + 8..at + 12) {
+                place.copy_from_slice(&number.to_ne_bytes());
+            }
+            let length = u32::from_ne_bytes(four(bytes.get(at..).unwrap_or_default()));
+            at += (length as usize).next_multiple_of(4);
+        }
+        bytes
     }
 
     fn pad(&mut self) {
@@ -145,7 +161,11 @@ pub(crate) fn four(bytes: &[u8]) -> [u8; 4] {
 
 /// A connection to one of the kernel's subsystems, in the calling thread's network namespace.
 #[derive(Debug)]
-pub(crate) struct Socket(OwnedFd);
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    /// How many messages have been sent.
+    sent: Cell<u32>,
+}
 
 impl Socket {
     /// Connects to a subsystem (`NETLINK_ROUTE`, `NETLINK_NETFILTER`).
@@ -165,21 +185,23 @@ impl Socket {
             ));
         }
         // SAFETY: the kernel has just made it, and nobody else has it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            fd,
+            sent: Cell::new(0),
+        })
     }
 
-    fn send(&self, messages: &Messages) -> io::Result<()> {
+    /// Sends messages, and says how the sequence numbers of what the kernel answers differ from theirs.
+    fn send(&self, messages: &Messages) -> io::Result<u32> {
+        let before = self.sent.get();
+        self.sent.set(before.wrapping_add(messages.count));
+        let bytes = messages.numbered_after(before);
         // SAFETY: the buffer is as long as we say, and is only read. The kernel is the destination of a socket without one.
-        let sent = unsafe {
-            libc::send(
-                self.0.as_raw_fd(),
-                messages.bytes.as_ptr().cast(),
-                messages.bytes.len(),
-                0,
-            )
-        };
+        let sent =
+            unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
         match sent {
-            0.. => Ok(()),
+            0.. => Ok(before),
             _ => Err(io::Error::last_os_error()),
         }
     }
@@ -189,7 +211,7 @@ impl Socket {
             // SAFETY: the buffer is as long as we say.
             let got = unsafe {
                 libc::recv(
-                    self.0.as_raw_fd(),
+                    self.fd.as_raw_fd(),
                     buffer.as_mut_ptr().cast(),
                     buffer.len(),
                     0,
@@ -215,7 +237,7 @@ impl Socket {
         each: &mut dyn FnMut(Answer<'_>),
     ) -> Result<()> {
         let failed = |error| Error::kernel(action(), error);
-        self.send(messages).map_err(failed)?;
+        let before = self.send(messages).map_err(failed)?;
         let mut buffer = vec![0; ANSWER];
         let mut seen = 0;
         let mut refused = None;
@@ -227,10 +249,16 @@ impl Socket {
             while rest.len() >= HEADER {
                 let length = u32::from_ne_bytes(four(rest)) as usize;
                 let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                let number = rest
+                    .get(8..)
+                    .map_or(0, |from| u32::from_ne_bytes(four(from)));
                 let Some(message) = rest.get(HEADER..length) else {
                     return Err(Error::Malformed { action: action() });
                 };
+                let is_ours = (1..=messages.count).contains(&number.wrapping_sub(before));
                 match i32::from(kind) {
+                    // What is left of a batch that was refused.
+                    _ if !is_ours => {}
                     libc::NLMSG_ERROR => {
                         seen += 1;
                         let code = i32::from_ne_bytes(four(message));

@@ -136,7 +136,9 @@ fn entry(line: &str, ip: Ipv4Addr, port: u16) -> Option<(u64, bool)> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, UdpSocket};
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -157,6 +159,43 @@ mod tests {
             drop(held);
             assert!(!taken());
         }
+    }
+
+    /// A port with a connection in TIME_WAIT: the side that closes first keeps its port.
+    fn closed_lately() -> u16 {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let (accepted, _) = server.accept().unwrap();
+        drop(accepted);
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        drop(client);
+        drop(server);
+        let table = || fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+        let waits = format!("0100007F:{port:04X} ");
+        let is_waiting = |line: &&str| line.contains(&waits) && line.contains(" 06 ");
+        // The last acknowledgement is on its way.
+        let end = Instant::now() + Duration::from_secs(5);
+        while table().lines().find(is_waiting).is_none() {
+            assert!(Instant::now() < end, "{}", table());
+        }
+        port
+    }
+
+    #[test]
+    fn a_port_whose_last_connection_is_over_is_free_for_one() {
+        let port = closed_lately();
+        let plain = bind(Protocol::Tcp, Ipv4Addr::LOCALHOST, port, false);
+        assert!(plain.is_err(), "the connection does not hold the port");
+        let (held, _) = hold(Protocol::Tcp, Ipv4Addr::UNSPECIFIED, port).unwrap();
+        assert!(matches!(
+            hold(Protocol::Tcp, Ipv4Addr::UNSPECIFIED, port),
+            Err(Error::InUse { .. })
+        ));
+        // A server allows what we allowed while we took it.
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
+        drop(held);
+        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::process::Command;
 
-use network_core::rules::{self, Protocol, Published};
+use network_core::rules::{Protocol, Published, Rules};
 use network_core::{Error, Mac, Subnet, forwarding, link, route};
 
 /// Runs a test on a thread that has a network namespace of its own.
@@ -151,48 +151,68 @@ fn a_tap_is_a_port_as_long_as_it_is_open() {
 #[test]
 fn elements_come_and_go_and_others_rules_stay_as_they_were() {
     apart(|| {
+        let rules = Rules::default();
         said("nft", &["add", "table", "ip", "theirs"]);
         let before = said("nft", &["list", "ruleset"]);
-        assert!(rules::ensure().unwrap());
-        assert!(!rules::ensure().unwrap());
-        rules::add_network("br0", subnet(), false).unwrap();
-        rules::add_network("br1", "10.8.0.0/16".parse().unwrap(), true).unwrap();
-        rules::add_network("br1", "10.8.0.0/16".parse().unwrap(), true).unwrap();
-        let mut networks = rules::networks().unwrap();
+        assert!(rules.ensure().unwrap());
+        assert!(!rules.ensure().unwrap());
+        rules.add_network("br0", subnet(), false).unwrap();
+        rules
+            .add_network("br1", "10.8.0.0/16".parse().unwrap(), true)
+            .unwrap();
+        rules
+            .add_network("br1", "10.8.0.0/16".parse().unwrap(), true)
+            .unwrap();
+        let mut networks = rules.networks().unwrap();
         networks.sort();
         assert_eq!(networks, ["br0", "br1"]);
         let all: Vec<Published> = (0..500).map(published).collect();
-        rules::publish(&all).unwrap();
+        rules.publish(&all).unwrap();
         // Twice is once, and the last word counts.
         let moved = Published {
             to_port: 9,
             ..all[7]
         };
-        rules::publish(&all[..3]).unwrap();
-        rules::publish(&[moved]).unwrap();
-        let found = rules::published().unwrap();
+        rules.publish(&all[..3]).unwrap();
+        rules.publish(&[moved]).unwrap();
+        let found = rules.published().unwrap();
         assert_eq!(found.len(), 500);
         assert!(found.contains(&moved) && !found.contains(&all[7]));
         assert!(all.iter().filter(|one| found.contains(one)).count() == 499);
         let mac: Mac = "02:42:0a:09:00:02".parse().unwrap();
-        rules::guard("plv0", mac, Ipv4Addr::new(10, 9, 0, 2)).unwrap();
+        rules
+            .guard("plv0", mac, Ipv4Addr::new(10, 9, 0, 2))
+            .unwrap();
         assert_eq!(
-            rules::guarded().unwrap(),
+            rules.guarded().unwrap(),
             [("plv0".to_owned(), mac, Ipv4Addr::new(10, 9, 0, 2))]
         );
-        rules::unguard("plv0", mac, Ipv4Addr::new(10, 9, 0, 2)).unwrap();
-        rules::unguard("plv0", mac, Ipv4Addr::new(10, 9, 0, 2)).unwrap();
+        rules
+            .unguard("plv0", mac, Ipv4Addr::new(10, 9, 0, 2))
+            .unwrap();
+        rules
+            .unguard("plv0", mac, Ipv4Addr::new(10, 9, 0, 2))
+            .unwrap();
+        rules
+            .guard("plv1", mac, Ipv4Addr::new(10, 9, 0, 2))
+            .unwrap();
+        let guarded = ("plv1", mac, Ipv4Addr::new(10, 9, 0, 2));
+        rules.forget(&all[1..2], &[guarded]).unwrap();
+        assert_eq!(rules.published().unwrap().len(), 499);
+        assert!(rules.guarded().unwrap().is_empty());
         // What is not there does not keep the rest.
-        rules::withdraw(&all[..1]).unwrap();
-        rules::withdraw(&all).unwrap();
-        assert!(rules::published().unwrap().is_empty());
-        rules::remove_network("br1", "10.8.0.0/16".parse().unwrap(), true).unwrap();
-        rules::remove_network("br0", subnet(), false).unwrap();
-        assert!(rules::networks().unwrap().is_empty());
-        rules::remove().unwrap();
-        rules::remove().unwrap();
+        rules.withdraw(&all[..1]).unwrap();
+        rules.withdraw(&all).unwrap();
+        assert!(rules.published().unwrap().is_empty());
+        rules
+            .remove_network("br1", "10.8.0.0/16".parse().unwrap(), true)
+            .unwrap();
+        rules.remove_network("br0", subnet(), false).unwrap();
+        assert!(rules.networks().unwrap().is_empty());
+        rules.remove().unwrap();
+        rules.remove().unwrap();
         assert_eq!(said("nft", &["list", "ruleset"]), before);
-        assert!(rules::published().unwrap().is_empty());
+        assert!(rules.published().unwrap().is_empty());
     });
 }
 
@@ -200,9 +220,10 @@ fn elements_come_and_go_and_others_rules_stay_as_they_were() {
 fn the_tables_are_what_base_nft_says() {
     let listed = || said("nft", &["list", "ruleset"]);
     apart(move || {
-        rules::ensure().unwrap();
+        let rules = Rules::default();
+        rules.ensure().unwrap();
         let ours = listed();
-        rules::remove().unwrap();
+        rules.remove().unwrap();
         assert_eq!(listed(), "");
         let base = concat!(env!("CARGO_MANIFEST_DIR"), "/src/rules/base.nft");
         said("nft", &["-f", base]);
@@ -213,10 +234,13 @@ fn the_tables_are_what_base_nft_says() {
 #[test]
 fn tables_that_somebody_has_flushed_are_made_again() {
     apart(|| {
-        rules::ensure().unwrap();
+        let rules = Rules::default();
+        rules.ensure().unwrap();
         said("nft", &["delete", "table", "bridge", "plimsoll"]);
-        assert!(rules::ensure().unwrap());
-        rules::guard("plv0", Mac([2, 0, 0, 0, 0, 1]), GATEWAY).unwrap();
+        assert!(rules.ensure().unwrap());
+        rules
+            .guard("plv0", Mac([2, 0, 0, 0, 0, 1]), GATEWAY)
+            .unwrap();
     });
 }
 
@@ -253,23 +277,25 @@ fn forwarding_is_the_namespaces_own() {
 #[test]
 fn a_chain_that_drops_is_named_until_it_accepts_the_bridge() {
     apart(|| {
-        assert_eq!(rules::foreign_drop("br").unwrap(), None);
+        let rules = Rules::default();
+        assert_eq!(rules.foreign_drop("br").unwrap(), None);
         said("nft", &["add", "table", "ip", "filter"]);
         said(
             "nft",
             &["add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }"],
         );
-        let sentence = rules::foreign_drop("br").unwrap().unwrap();
+        let sentence = rules.foreign_drop("br").unwrap().unwrap();
         assert!(
             sentence.contains("FORWARD") && sentence.contains("iptables -I FORWARD -i br"),
             "{sentence}"
         );
-        said(
-            "nft",
-            &[
-                "add", "rule", "ip", "filter", "FORWARD", "iifname", "br", "accept",
-            ],
-        );
-        assert_eq!(rules::foreign_drop("br").unwrap(), None);
+        for end in ["iifname", "oifname"] {
+            assert!(rules.foreign_drop("br").unwrap().is_some());
+            let rule = [
+                "add", "rule", "ip", "filter", "FORWARD", end, "br", "accept",
+            ];
+            said("nft", &rule);
+        }
+        assert_eq!(rules.foreign_drop("br").unwrap(), None);
     });
 }

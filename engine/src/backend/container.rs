@@ -79,15 +79,16 @@ impl Backend for Container {
         launch.init = asked.init;
         // What went wrong with the network in the engine's own words, which the container's start only passes on as a failure.
         let failed = Mutex::new(None);
+        let endpoints = &job.network.endpoints;
         let plug = |namespace: BorrowedFd<'_>| {
-            job.network.endpoints.iter().try_for_each(|endpoint| {
+            endpoints.iter().try_for_each(|endpoint| {
                 endpoint.plug(namespace).map_err(|error| {
                     *lock(&failed) = Some(error);
                     io::Error::from_raw_os_error(libc::ENETDOWN)
                 })
             })
         };
-        if !job.network.endpoints.is_empty() {
+        if !endpoints.is_empty() {
             launch.network = Some(NetworkSetup(&plug));
         }
         let mut container = container_core::start(launch)

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use network_core::rules::{self, Protocol, Published};
+use network_core::rules::{Protocol, Published, Rules};
 use network_core::{Mac, link, port};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,39 @@ pub(crate) struct Connection {
     /// Keep the host's ports from everybody else.
     held: Vec<OwnedFd>,
     resolvers: Vec<(String, Resolver)>,
+    rules: Rules,
+}
+
+/// What an instance that is on no network any more leaves to be looked after.
+#[derive(Default)]
+pub(crate) struct Left {
+    /// Networks that nobody may be on any more.
+    networks: Vec<Network>,
+    /// Connections to the kernel: closing them takes longer than anybody should wait.
+    rules: Vec<Rules>,
+}
+
+impl Left {
+    /// Keeps what another connection has left too.
+    pub(crate) fn add(&mut self, other: Self) {
+        for network in other.networks {
+            if !self.networks.contains(&network) {
+                self.networks.push(network);
+            }
+        }
+        // One that is closed by the way costs nobody anything: the instance starts again later.
+        self.rules = other.rules;
+    }
+
+    /// Whether there is nothing to take down.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
+    /// Removes the bridges and rules of those networks that nobody is on.
+    pub(crate) fn take_down(&self, home: &Home) -> Result<()> {
+        take_idle_down(home, &self.networks)
+    }
 }
 
 impl Connection {
@@ -120,6 +153,7 @@ impl Connection {
             networks: Vec::new(),
             held: Vec::new(),
             resolvers: Vec::new(),
+            rules: Rules::default(),
         }
     }
 
@@ -224,7 +258,7 @@ impl Connection {
         }
         let (network, made, address) = {
             let guard = Guard::take()?;
-            let (network, made) = bring_up(&home, &guard, network)?;
+            let (network, made) = bring_up(&home, &guard, &self.rules, network)?;
             if !self.networks.contains(&network) {
                 self.networks.push(network.clone());
             }
@@ -270,8 +304,10 @@ impl Connection {
         };
         // From here on, dropping the connection gives the address back.
         self.endpoints.push(endpoint.clone());
-        rules::guard(&endpoint.link, endpoint.mac, address).map_err(NetworkError::from)?;
-        if made && let Ok(Some(sentence)) = rules::foreign_drop(&network.link) {
+        self.rules
+            .guard(&endpoint.link, endpoint.mac, address)
+            .map_err(NetworkError::from)?;
+        if made && let Ok(Some(sentence)) = self.rules.foreign_drop(&network.link) {
             notice(&sentence);
         }
         Ok(())
@@ -327,22 +363,26 @@ impl Connection {
     fn publish(&self) -> Result<()> {
         let published = self.published();
         if !published.is_empty() {
-            rules::publish(&published).map_err(NetworkError::from)?;
+            self.rules.publish(&published).map_err(NetworkError::from)?;
         }
         Ok(())
     }
 
-    /// Gives everything back; the networks that nobody may be on any more.
-    pub(crate) fn end(mut self) -> Vec<Network> {
-        let networks = std::mem::take(&mut self.networks);
-        drop(self);
-        networks
+    /// Gives everything back.
+    pub(crate) fn end(mut self) -> Left {
+        self.give_everything_back();
+        Left {
+            networks: std::mem::take(&mut self.networks),
+            rules: vec![std::mem::take(&mut self.rules)],
+        }
     }
 
     /// Leaves one network; the interface must be gone already.
     pub(crate) fn leave(&mut self, network: &str) -> Result<()> {
         let published = self.published();
-        rules::withdraw(&published).map_err(NetworkError::from)?;
+        self.rules
+            .withdraw(&published)
+            .map_err(NetworkError::from)?;
         self.resolvers.retain(|(name, _)| name != network);
         let place = self
             .endpoints
@@ -350,29 +390,39 @@ impl Connection {
             .position(|endpoint| endpoint.network == network);
         if let Some(place) = place {
             let endpoint = self.endpoints.remove(place);
-            give_back(&self.home, &self.id, &endpoint)?;
+            let forgotten = self
+                .rules
+                .unguard(&endpoint.link, endpoint.mac, endpoint.address);
+            lease::release(&self.home, &endpoint.network, endpoint.address, &self.id)?;
+            forgotten.map_err(NetworkError::from)?;
         }
         self.publish()
     }
-}
 
-fn give_back(home: &Home, id: &str, endpoint: &Endpoint) -> Result<()> {
-    let unguarded = rules::unguard(&endpoint.link, endpoint.mac, endpoint.address);
-    lease::release(home, &endpoint.network, endpoint.address, id)?;
-    Ok(unguarded.map_err(NetworkError::from)?)
+    fn give_everything_back(&mut self) {
+        self.resolvers.clear();
+        let published = self.published();
+        let guarded: Vec<_> = self
+            .endpoints
+            .iter()
+            .map(|endpoint| (endpoint.link.as_str(), endpoint.mac, endpoint.address))
+            .collect();
+        if !guarded.is_empty() || !published.is_empty() {
+            // Whatever cannot be taken back now is found by the leases when the network is next looked at.
+            let _ = self.rules.forget(&published, &guarded);
+        }
+        // Only now may others have them.
+        for endpoint in self.endpoints.drain(..) {
+            let _ = lease::release(&self.home, &endpoint.network, endpoint.address, &self.id);
+        }
+        self.bindings.clear();
+        self.held.clear();
+    }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.resolvers.clear();
-        let published = self.published();
-        if !published.is_empty() {
-            // Whatever cannot be taken back now is found by the leases when the network is next looked at.
-            let _ = rules::withdraw(&published);
-        }
-        for endpoint in self.endpoints.drain(..) {
-            let _ = give_back(&self.home, &self.id, &endpoint);
-        }
+        self.give_everything_back();
         // Nobody keeps them for a while: the start has failed.
         let _ = take_idle_down(&self.home, &self.networks);
     }
@@ -385,14 +435,19 @@ fn is_up(network: &Network) -> bool {
 }
 
 /// Makes a network's bridge and rules, if they are not there; whether the bridge was not.
-fn bring_up(home: &Home, guard: &Guard, network: Network) -> Result<(Network, bool)> {
+fn bring_up(
+    home: &Home,
+    guard: &Guard,
+    rules: &Rules,
+    network: Network,
+) -> Result<(Network, bool)> {
     let network = match is_up(&network) {
         true => network,
         false => record::settle_subnet(home, guard, network)?,
     };
     let kernel = NetworkError::from;
     // Each time: somebody may have flushed the host's rules.
-    rules::ensure().map_err(kernel)?;
+    rules.ensure().map_err(kernel)?;
     let made = link::ensure_bridge(
         &network.link,
         network.gateway,
@@ -401,19 +456,24 @@ fn bring_up(home: &Home, guard: &Guard, network: Network) -> Result<(Network, bo
     )
     .map_err(kernel)?;
     guard.turn_forwarding_on()?;
-    rules::add_network(&network.link, network.subnet, network.internal).map_err(kernel)?;
+    rules
+        .add_network(&network.link, network.subnet, network.internal)
+        .map_err(kernel)?;
     Ok((network, made))
 }
 
 /// Removes a network's bridge and rules; what all networks share too, if it was the last.
 pub(super) fn take_down(guard: &Guard, network: &Network) -> Result<()> {
     let kernel = NetworkError::from;
+    let rules = Rules::default();
     if is_up(network) {
-        rules::remove_network(&network.link, network.subnet, network.internal).map_err(kernel)?;
+        rules
+            .remove_network(&network.link, network.subnet, network.internal)
+            .map_err(kernel)?;
         link::remove_bridge(&network.link).map_err(kernel)?;
     }
-    if rules::networks().map_err(kernel)?.is_empty() {
-        rules::remove().map_err(kernel)?;
+    if rules.networks().map_err(kernel)?.is_empty() {
+        rules.remove().map_err(kernel)?;
         guard.restore_forwarding()?;
     }
     Ok(())
@@ -426,15 +486,17 @@ pub(crate) fn reclaim(home: &Home, id: &str) -> Result<()> {
         return Ok(());
     }
     let kernel = NetworkError::from;
-    let stale: Vec<Published> = rules::published()
+    let rules = Rules::default();
+    let stale: Vec<Published> = rules
+        .published()
         .map_err(kernel)?
         .into_iter()
         .filter(|published| leases.iter().any(|(_, address)| *address == published.to))
         .collect();
-    rules::withdraw(&stale).map_err(kernel)?;
-    for (link, mac, address) in rules::guarded().map_err(kernel)? {
+    rules.withdraw(&stale).map_err(kernel)?;
+    for (link, mac, address) in rules.guarded().map_err(kernel)? {
         if leases.iter().any(|(_, leased)| *leased == address) {
-            rules::unguard(&link, mac, address).map_err(kernel)?;
+            rules.unguard(&link, mac, address).map_err(kernel)?;
             // A VM's goes with its monitor, a container's with its namespace, both of which may take a moment.
             link::remove_port(&link).map_err(kernel)?;
         }

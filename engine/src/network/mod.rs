@@ -19,7 +19,7 @@ mod resolver;
 mod spec;
 
 pub use attach::{Binding, Endpoint};
-pub(crate) use attach::{Connection, VM_ENDPOINTS_MAX, collect, reclaim, take_idle_down};
+pub(crate) use attach::{Connection, Left, VM_ENDPOINTS_MAX, collect, reclaim};
 pub use error::NetworkError;
 pub use files::HOST_GATEWAY;
 pub(crate) use files::{EtcFile, compose, path as file_path, write as write_files};

@@ -30,7 +30,7 @@ use crate::instance::{
 };
 use crate::lifecycle;
 use crate::logs::{self, Stream, Writer};
-use crate::network::{self, Attachment, Connection, EtcFile, Network, NetworkMode};
+use crate::network::{self, Attachment, Connection, EtcFile, NetworkMode};
 use crate::process::Process;
 use crate::signals::Signals;
 use crate::spec::{BackendKind, RestartPolicy};
@@ -100,8 +100,8 @@ struct Supervisor {
     timeline: Timeline,
     /// Its places on networks while it runs.
     connection: Option<Connection>,
-    /// Networks that it has been on, and that may have nobody any more.
-    left: Vec<Network>,
+    /// What it has left behind on networks that may have nobody any more.
+    left: network::Left,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
     /// When the instance is taken for one that stays, and what starting has used is given back.
@@ -157,7 +157,7 @@ impl Supervisor {
             log,
             timeline,
             connection: None,
-            left: Vec::new(),
+            left: network::Left::default(),
             kill_at: None,
             shrink_at: None,
             shrunk: Cell::new(true),
@@ -303,11 +303,7 @@ impl Supervisor {
     /// Gives the instance's addresses and ports back.
     fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            for network in connection.end() {
-                if !self.left.contains(&network) {
-                    self.left.push(network);
-                }
-            }
+            self.left.add(connection.end());
         }
         self.state.endpoints.clear();
         self.state.bindings.clear();

@@ -9,7 +9,6 @@ use super::{Outcome, SOCKET, Supervisor};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{Lock, Status, now, remove_all, write_state};
-use crate::network;
 
 /// How long a bridge is kept for the next instance.
 const LINGER: Duration = Duration::from_millis(1000);
@@ -229,6 +228,6 @@ impl Supervisor {
         self.clients.clear();
         std::thread::sleep(LINGER);
         // What stays is taken by whoever looks at the networks next, or by `doctor --repair`.
-        let _ = network::take_idle_down(&self.home, &self.left);
+        let _ = self.left.take_down(&self.home);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{IFNAME, NFNL_SUBSYS_NFTABLES, TABLE, nfnetlink_header, socket};
+use super::{IFNAME, NFNL_SUBSYS_NFTABLES, TABLE, nfnetlink_header};
 use crate::error::Result;
 use crate::netlink::{ACK, CREATE, DUMP, Messages, REQUEST, Socket, attribute, attributes};
 use crate::subnet::Mac;
@@ -98,6 +98,7 @@ pub(super) fn transaction(
 
 /// Adds or removes elements, in one transaction. Removing what is not there is fine.
 pub(super) fn change(
+    socket: &Socket,
     action: &dyn Fn() -> String,
     change: Change,
     elements: &[Element],
@@ -105,14 +106,14 @@ pub(super) fn change(
     if elements.is_empty() {
         return Ok(());
     }
-    let all = change_at_once(action, change, elements);
+    let all = change_at_once(socket, action, change, elements);
     match all {
         Err(error) if change == Change::Remove && is_missing(error.errno()) => {}
         other => return other,
     }
     // Some are not there: each by itself then.
     for element in elements {
-        match change_at_once(action, change, std::slice::from_ref(element)) {
+        match change_at_once(socket, action, change, std::slice::from_ref(element)) {
             Err(error) if is_missing(error.errno()) => {}
             other => other?,
         }
@@ -124,14 +125,19 @@ fn is_missing(errno: Option<i32>) -> bool {
     errno == Some(libc::ENOENT)
 }
 
-fn change_at_once(action: &dyn Fn() -> String, change: Change, elements: &[Element]) -> Result<()> {
+fn change_at_once(
+    socket: &Socket,
+    action: &dyn Fn() -> String,
+    change: Change,
+    elements: &[Element],
+) -> Result<()> {
     let (message, flags) = match change {
         Change::Add => (NFT_MSG_NEWSETELEM, REQUEST | CREATE),
         Change::Remove => (NFT_MSG_DELSETELEM, REQUEST),
     };
     // The last one's acknowledgement is enough: a refusal comes for any, and many acknowledgements would not fit.
     let last = elements.len() - 1;
-    transaction(&socket()?, action, 1, &mut |messages| {
+    transaction(socket, action, 1, &mut |messages| {
         for (number, element) in elements.iter().enumerate() {
             let flags = flags | if number == last { ACK } else { 0 };
             messages
@@ -159,7 +165,7 @@ fn change_at_once(action: &dyn Fn() -> String, change: Change, elements: &[Eleme
 }
 
 /// The elements of a set, each with what a map has for it. A set that is not there has none.
-pub(super) fn list(family: u8, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(super) fn list(socket: &Socket, family: u8, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut messages = Messages::default();
     messages
         .begin(
@@ -171,7 +177,7 @@ pub(super) fn list(family: u8, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         .text(NFTA_SET_ELEM_LIST_SET, set);
     let mut found = Vec::new();
     let action = || format!("list {set} of the table {TABLE}");
-    let asked = socket()?.ask(&action, &messages, &mut |answer| {
+    let asked = socket.ask(&action, &messages, &mut |answer| {
         let attributes_of = answer.payload.get(4..).unwrap_or_default();
         let Some(elements) = attribute(attributes_of, NFTA_SET_ELEM_LIST_ELEMENTS) else {
             return;

@@ -7,6 +7,7 @@ mod elements;
 mod foreign;
 mod tables;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -18,9 +19,7 @@ use crate::error::Result;
 use crate::netlink::{ACK, Messages, REQUEST, Socket};
 use crate::subnet::{Mac, Subnet};
 
-use elements::{Change, Element, Key, change, list};
-
-pub use foreign::foreign_drop;
+use elements::{Change, Element, Key};
 
 /// nfnetlink.h.
 pub(crate) const NFNL_SUBSYS_CTNETLINK: u16 = 1;
@@ -47,9 +46,12 @@ pub(crate) fn nfnetlink_header(family: u8, resource: u16) -> [u8; 4] {
     [family, 0, high, low]
 }
 
-fn socket() -> Result<Socket> {
-    Socket::open(libc::NETLINK_NETFILTER)
-}
+/// What changes the rules of the network namespace that it is first used in.
+///
+/// It keeps one connection to the kernel, and whoever removes elements is well advised to drop it late: closing such a connection waits
+/// until everything that has just been removed is out of every processor's sight (some ten milliseconds), while removing does not.
+#[derive(Debug, Default)]
+pub struct Rules(OnceCell<Socket>);
 
 /// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -174,77 +176,6 @@ fn has_table(socket: &Socket, family: u8) -> Result<bool> {
     }
 }
 
-/// Makes the tables if they are not there; whether they were not.
-///
-/// # Errors
-/// [`crate::Error::Kernel`]; also for a kernel without nftables.
-pub fn ensure() -> Result<bool> {
-    let socket = socket()?;
-    let there = [INET4, BRIDGE]
-        .into_iter()
-        .filter_map(|family| match has_table(&socket, family) {
-            Ok(true) => Some(Ok(family)),
-            Ok(false) => None,
-            Err(error) => Some(Err(error)),
-        })
-        .collect::<Result<Vec<u8>>>()?;
-    if there.len() == 2 {
-        return Ok(false);
-    }
-    let action = || "make the tables of rules (nftables)".to_owned();
-    // One of them may be there: both are made anew, in one transaction.
-    let made = elements::transaction(&socket, &action, 1, &mut |messages| {
-        for family in &there {
-            messages
-                .begin(
-                    NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE,
-                    REQUEST,
-                    &nfnetlink_header(*family, 0),
-                )
-                .text(NFTA_TABLE_NAME, TABLE);
-        }
-        tables::write(messages);
-    });
-    match made {
-        // Another process was faster.
-        Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
-        other => other.map(|()| true),
-    }
-}
-
-/// Removes both tables. Tables that are not there are fine.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn remove() -> Result<()> {
-    let socket = socket()?;
-    for family in [INET4, BRIDGE] {
-        if !has_table(&socket, family)? {
-            continue;
-        }
-        let removed = elements::transaction(
-            &socket,
-            &|| format!("remove the table {TABLE}"),
-            1,
-            &mut |messages| {
-                messages
-                    .begin(
-                        NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE,
-                        REQUEST | ACK,
-                        &nfnetlink_header(family, 0),
-                    )
-                    .text(NFTA_TABLE_NAME, TABLE);
-            },
-        );
-        match removed {
-            // Somebody was faster.
-            Err(error) if error.errno() == Some(libc::ENOENT) => {}
-            other => other?,
-        }
-    }
-    Ok(())
-}
-
 fn network_elements(bridge: &str, internal: bool) -> Vec<Element> {
     let mut name = Key::default();
     name.name(bridge);
@@ -263,97 +194,12 @@ fn network_elements(bridge: &str, internal: bool) -> Vec<Element> {
     elements
 }
 
-/// Lets instances on a bridge out (unless it is `internal`), and keeps those of other bridges away from them.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn add_network(bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> {
-    change(
-        &|| format!("add the network of {bridge} to the rules"),
-        Change::Add,
-        &network_elements(bridge, internal),
-    )
-}
-
-/// Forgets a bridge. One that the rules do not know is fine.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn remove_network(bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> {
-    change(
-        &|| format!("take the network of {bridge} out of the rules"),
-        Change::Remove,
-        &network_elements(bridge, internal),
-    )
-}
-
-/// The bridges that the rules know.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn networks() -> Result<Vec<String>> {
-    let found = list(INET4, "bridges")?;
-    Ok(found
-        .into_iter()
-        .map(|(key, _)| crate::netlink::text(&key))
-        .collect())
-}
-
-fn ports_of(published: &[Published]) -> Vec<u16> {
+fn udp_ports(published: &[Published]) -> Vec<u16> {
     published
         .iter()
         .filter(|one| one.protocol == Protocol::Udp)
         .map(|one| one.host_port)
         .collect()
-}
-
-/// Forwards ports of the host's. What led elsewhere before leads here then.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn publish(published: &[Published]) -> Result<()> {
-    let elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
-    let action = || "publish ports".to_owned();
-    match change(&action, Change::Add, &elements) {
-        // A killed instance's are still there.
-        Err(error) if matches!(error.errno(), Some(libc::EEXIST | libc::EBUSY)) => {
-            change(&action, Change::Remove, &elements)?;
-            change(&action, Change::Add, &elements)?;
-        }
-        other => other?,
-    }
-    forget_connections(&ports_of(published), &[])
-}
-
-/// Forwards them no more. What is not forwarded is fine.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn withdraw(published: &[Published]) -> Result<()> {
-    let elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
-    change(&|| "withdraw ports".into(), Change::Remove, &elements)?;
-    forget_connections(&ports_of(published), &[])
-}
-
-fn forget_connections(ports: &[u16], instances: &[Ipv4Addr]) -> Result<()> {
-    if ports.is_empty() && instances.is_empty() {
-        return Ok(());
-    }
-    conntrack::forget_udp(ports, instances)
-}
-
-/// Every port that is forwarded.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn published() -> Result<Vec<Published>> {
-    let mut found = Vec::new();
-    for map in ["any", "at"] {
-        for (key, data) in list(INET4, map)? {
-            found.extend(Published::read(map, &key, &data));
-        }
-    }
-    Ok(found)
 }
 
 fn guard_elements(port_name: &str, mac: Mac, address: Ipv4Addr) -> [Element; 3] {
@@ -376,44 +222,237 @@ fn guard_elements(port_name: &str, mac: Mac, address: Ipv4Addr) -> [Element; 3] 
     })
 }
 
-/// Keeps a port of a bridge to its own addresses: whatever else it sends is dropped. What it sends beyond its bridge bears the
-/// host's address.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn guard(port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
-    change(
-        &|| format!("guard the port {port_name}"),
-        Change::Add,
-        &guard_elements(port_name, mac, address),
-    )
-}
+impl Rules {
+    fn socket(&self) -> Result<&Socket> {
+        if let Some(socket) = self.0.get() {
+            return Ok(socket);
+        }
+        let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+        Ok(self.0.get_or_init(|| socket))
+    }
 
-/// Forgets a port. One that is not known is fine.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn unguard(port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
-    change(
-        &|| format!("forget the port {port_name}"),
-        Change::Remove,
-        &guard_elements(port_name, mac, address),
-    )
-}
+    fn change(
+        &self,
+        action: &dyn Fn() -> String,
+        change: Change,
+        elements: &[Element],
+    ) -> Result<()> {
+        elements::change(self.socket()?, action, change, elements)
+    }
 
-/// Every guarded port, with its addresses.
-///
-/// # Errors
-/// [`crate::Error::Kernel`].
-pub fn guarded() -> Result<Vec<(String, Mac, Ipv4Addr)>> {
-    let found = list(BRIDGE, "may")?;
-    Ok(found
-        .into_iter()
-        .filter_map(|(key, _)| {
-            let mac: [u8; 6] = key.get(IFNAME..IFNAME + 6)?.try_into().ok()?;
-            // Each part fills whole words of four bytes.
-            let at = address(key.get(IFNAME + 8..)?)?;
-            Some((crate::netlink::text(&key), Mac(mac), at))
-        })
-        .collect())
+    fn list(&self, family: u8, set: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        elements::list(self.socket()?, family, set)
+    }
+
+    fn forget_connections(&self, published: &[Published]) -> Result<()> {
+        let ports = udp_ports(published);
+        if ports.is_empty() {
+            return Ok(());
+        }
+        conntrack::forget_udp(self.socket()?, &ports)
+    }
+
+    /// Makes the tables if they are not there; whether they were not.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`]; also for a kernel without nftables.
+    pub fn ensure(&self) -> Result<bool> {
+        let socket = self.socket()?;
+        let there = [INET4, BRIDGE]
+            .into_iter()
+            .filter_map(|family| match has_table(socket, family) {
+                Ok(true) => Some(Ok(family)),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            })
+            .collect::<Result<Vec<u8>>>()?;
+        if there.len() == 2 {
+            return Ok(false);
+        }
+        let action = || "make the tables of rules (nftables)".to_owned();
+        // One of them may be there: both are made anew, in one transaction.
+        let made = elements::transaction(socket, &action, 1, &mut |messages| {
+            for family in &there {
+                messages
+                    .begin(
+                        NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE,
+                        REQUEST,
+                        &nfnetlink_header(*family, 0),
+                    )
+                    .text(NFTA_TABLE_NAME, TABLE);
+            }
+            tables::write(messages);
+        });
+        match made {
+            // Another process was faster.
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Removes both tables. Tables that are not there are fine.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn remove(&self) -> Result<()> {
+        let socket = self.socket()?;
+        for family in [INET4, BRIDGE] {
+            if !has_table(socket, family)? {
+                continue;
+            }
+            let removed = elements::transaction(
+                socket,
+                &|| format!("remove the table {TABLE}"),
+                1,
+                &mut |messages| {
+                    messages
+                        .begin(
+                            NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_DELTABLE,
+                            REQUEST | ACK,
+                            &nfnetlink_header(family, 0),
+                        )
+                        .text(NFTA_TABLE_NAME, TABLE);
+                },
+            );
+            match removed {
+                // Somebody was faster.
+                Err(error) if error.errno() == Some(libc::ENOENT) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets instances on a bridge out (unless it is `internal`), and keeps those of other bridges away from them.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn add_network(&self, bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> {
+        self.change(
+            &|| format!("add the network of {bridge} to the rules"),
+            Change::Add,
+            &network_elements(bridge, internal),
+        )
+    }
+
+    /// Forgets a bridge. One that the rules do not know is fine.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn remove_network(&self, bridge: &str, _subnet: Subnet, internal: bool) -> Result<()> {
+        self.change(
+            &|| format!("take the network of {bridge} out of the rules"),
+            Change::Remove,
+            &network_elements(bridge, internal),
+        )
+    }
+
+    /// The bridges that the rules know.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn networks(&self) -> Result<Vec<String>> {
+        let found = self.list(INET4, "bridges")?;
+        Ok(found
+            .into_iter()
+            .map(|(key, _)| crate::netlink::text(&key))
+            .collect())
+    }
+
+    /// Forwards ports of the host's. What led elsewhere before leads here then.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn publish(&self, published: &[Published]) -> Result<()> {
+        let elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
+        let action = || "publish ports".to_owned();
+        match self.change(&action, Change::Add, &elements) {
+            // A killed instance's are still there.
+            Err(error) if matches!(error.errno(), Some(libc::EEXIST | libc::EBUSY)) => {
+                self.change(&action, Change::Remove, &elements)?;
+                self.change(&action, Change::Add, &elements)?;
+            }
+            other => other?,
+        }
+        self.forget_connections(published)
+    }
+
+    /// Forwards them no more. What is not forwarded is fine.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn withdraw(&self, published: &[Published]) -> Result<()> {
+        let elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
+        self.change(&|| "withdraw ports".into(), Change::Remove, &elements)?;
+        self.forget_connections(published)
+    }
+
+    /// [`Self::withdraw`] and [`Self::unguard`] at once: what an instance had is gone in one transaction.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn forget(&self, published: &[Published], guarded: &[(&str, Mac, Ipv4Addr)]) -> Result<()> {
+        let mut elements: Vec<Element> = published.iter().map(|one| one.element()).collect();
+        for (port_name, mac, address) in guarded {
+            elements.extend(guard_elements(port_name, *mac, *address));
+        }
+        self.change(&|| "forget an instance".into(), Change::Remove, &elements)?;
+        self.forget_connections(published)
+    }
+
+    /// Every port that is forwarded.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn published(&self) -> Result<Vec<Published>> {
+        let mut found = Vec::new();
+        for map in ["any", "at"] {
+            for (key, data) in self.list(INET4, map)? {
+                found.extend(Published::read(map, &key, &data));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keeps a port of a bridge to its own addresses: whatever else it sends is dropped. What it sends beyond its bridge bears the
+    /// host's address.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn guard(&self, port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
+        self.change(
+            &|| format!("guard the port {port_name}"),
+            Change::Add,
+            &guard_elements(port_name, mac, address),
+        )
+    }
+
+    /// Forgets a port. One that is not known is fine.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn unguard(&self, port_name: &str, mac: Mac, address: Ipv4Addr) -> Result<()> {
+        self.change(
+            &|| format!("forget the port {port_name}"),
+            Change::Remove,
+            &guard_elements(port_name, mac, address),
+        )
+    }
+
+    /// Every guarded port, with its addresses.
+    ///
+    /// # Errors
+    /// [`crate::Error::Kernel`].
+    pub fn guarded(&self) -> Result<Vec<(String, Mac, Ipv4Addr)>> {
+        let found = self.list(BRIDGE, "may")?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(key, _)| {
+                let mac: [u8; 6] = key.get(IFNAME..IFNAME + 6)?.try_into().ok()?;
+                // Each part fills whole words of four bytes.
+                let at = address(key.get(IFNAME + 8..)?)?;
+                Some((crate::netlink::text(&key), Mac(mac), at))
+            })
+            .collect())
+    }
 }
