@@ -161,7 +161,7 @@ fn ask(stream: &mut TcpStream, what: u8, count: u64) -> io::Result<()> {
     stream.write_all(&[what, a, b, c, d, e, f, g, h])
 }
 
-/// What the threads that serve devices have taken of a processor so far, in microseconds: those of our monitor by their names,
+/// What the thread that serves the device has taken of a processor so far, in microseconds: our monitor's by its name,
 /// and QEMU's first thread.
 fn spent(monitor: i32) -> io::Result<f64> {
     let mut nanoseconds = 0.0;
@@ -169,7 +169,7 @@ fn spent(monitor: i32) -> io::Result<f64> {
         let task = task?;
         let name = std::fs::read_to_string(task.path().join("comm"))?;
         let is_first = task.file_name().to_str() == Some(&monitor.to_string());
-        if name.starts_with("device") || is_first && name.starts_with("qemu") {
+        if name.trim() == "network" || is_first && name.starts_with("qemu") {
             // Its first number is the time on a processor in nanoseconds (Documentation/scheduler/sched-stats.rst).
             let text = std::fs::read_to_string(task.path().join("schedstat"))?;
             let first = text.split(' ').next().and_then(|word| word.parse().ok());
