@@ -459,6 +459,30 @@ pub(crate) struct CompareArguments {
     #[arg(short, long, value_name = "SIZE")]
     pub(crate) memory: Option<Bytes>,
 
+    /// CPUs of each way
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<String>,
+
+    /// Set an environment variable, the same for all
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+
+    /// Command for the host's shell that loads the image's server, started anew for each run: {ip} and {port} are where it answers
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) load: Option<String>,
+
+    /// TCP port on which the server answers [default: the one that the image exposes]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+
+    /// Figure in what the load prints, more being better (NAME<=PATTERN: less); those of redis-benchmark, wrk, ab and pgbench are known
+    #[arg(long = "figure", value_name = "NAME=PATTERN")]
+    pub(crate) figures: Vec<String>,
+
+    /// Directory for a report (index.html) and the results it is made from (results.json)
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+
     /// Guest kernel of the VM: an uncompressed vmlinux
     #[arg(long, value_name = "PATH")]
     pub(crate) kernel: Option<PathBuf>,

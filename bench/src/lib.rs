@@ -13,7 +13,6 @@ mod cli;
 mod clock;
 mod error;
 mod evict;
-mod fingerprint;
 mod harness;
 mod idle;
 mod image;
@@ -34,6 +33,7 @@ mod steady;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod versions;
 
 pub use error::{Error, Result};
 

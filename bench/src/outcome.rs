@@ -6,7 +6,6 @@ use reports::results::{Completeness, Results};
 
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::fingerprint;
 use crate::harness::{Harness, take_status};
 use crate::processes;
 

@@ -15,7 +15,6 @@ use crate::benchmark;
 use crate::cli::{CommandLine, Mode};
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::fingerprint;
 use crate::harness::{Harness, Setup};
 use crate::idle::Idle;
 use crate::image::Images;
@@ -28,6 +27,7 @@ use crate::ratio::Ratio;
 use crate::start::{Condition, Starts};
 use crate::steady::Steady;
 use crate::suite::{self, Sizes, Work};
+use crate::versions;
 
 /// The benchmarks beside steady work. They come first: no resident instance is in their way, and no claim is undecided only
 /// because time ran out for its few figures.
@@ -143,7 +143,7 @@ fn prepare(line: &CommandLine, plan: Plan, measure: bool, works: &[Work]) -> Res
         memory_bytes: Some(limits.memory),
     });
     results.fingerprint = fingerprint::collect(&command.root);
-    results.fingerprint.versions = fingerprint::versions(&command.program, &command.kernel);
+    results.fingerprint.versions = versions::of_parts(&command.program, &command.kernel);
     results.notes = notes(limits, &images);
     announce(&plan, &candidates, chosen, measure);
     Ok(Harness::new(Setup {

@@ -128,7 +128,7 @@ fn harness(arms: Vec<Direct>, scratch: &Path) -> Harness {
             .map(|arm| Candidate::Able(Box::new(arm)))
             .collect(),
         limits: Limits {
-            cpus: crate::fingerprint::cores(),
+            cpus: fingerprint::cores(),
             memory: Limits::MEMORY,
         },
         sizes: SIZES,

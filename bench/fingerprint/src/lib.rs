@@ -1,16 +1,13 @@
-//! Everything about the host that could explain a figure.
+//! Everything about the host that could explain a figure; for the benchmark harness and for `plimsoll compare`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use reports::results::Fingerprint;
 
-use crate::peers;
-
 /// Reads it all off the host. `store` is where the images are.
-pub(crate) fn collect(store: &Path) -> Fingerprint {
+pub fn collect(store: &Path) -> Fingerprint {
     let cpuinfo = text("/proc/cpuinfo");
     let meminfo = text("/proc/meminfo");
     let flags = field(&cpuinfo, "flags").unwrap_or_default().to_owned();
@@ -61,69 +58,20 @@ pub(crate) fn collect(store: &Path) -> Fingerprint {
     print
 }
 
-/// The versions of the parts under test. Those of peers stand with their arms.
-pub(crate) fn versions(program: &Path, kernel: &Path) -> BTreeMap<String, String> {
-    let mut versions = BTreeMap::new();
-    let mut add = |name: &str, value: Result<String, String>| {
-        if let Ok(value) = value
-            && !value.is_empty()
-        {
-            versions.insert(name.to_owned(), value);
-        }
-    };
-    let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
-    add(
-        "plimsoll",
-        peers::output(Command::new(program).arg("-v")).map(first_line),
-    );
-    add(
-        "rustc",
-        peers::output(Command::new("rustc").arg("--version")).map(first_line),
-    );
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
-    add(
-        "commit",
-        peers::output(
-            Command::new("git")
-                .arg("-C")
-                .arg(tree)
-                .args(["describe", "--always", "--dirty"]),
-        )
-        .map(first_line),
-    );
-    if let Some(qemu) = engine::qemu_binary() {
-        add(
-            "qemu",
-            peers::output(Command::new(qemu).arg("--version")).map(first_line),
-        );
-    }
-    add(
-        "guest kernel",
-        fs::canonicalize(kernel)
-            .map_err(|error| error.to_string())
-            .map(|path| {
-                path.parent()
-                    .and_then(Path::file_name)
-                    .map_or_else(String::new, |name| name.to_string_lossy().into_owned())
-            }),
-    );
-    versions
-}
-
 /// Load averages over 1, 5 and 15 minutes.
-pub(crate) fn load() -> Option<[f64; 3]> {
+pub fn load() -> Option<[f64; 3]> {
     let text = text("/proc/loadavg");
     let mut numbers = text.split(' ').map(|word| word.parse().ok());
     Some([numbers.next()??, numbers.next()??, numbers.next()??])
 }
 
 /// CPUs that the harness may use.
-pub(crate) fn cores() -> u32 {
+pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
 /// Bytes of the largest cache of the first CPU; 32 MiB where the kernel does not say.
-pub(crate) fn last_level_cache() -> u64 {
+pub fn last_level_cache() -> u64 {
     (0..8)
         .filter_map(|index| {
             let size = text(format!(
