@@ -145,7 +145,8 @@ fn ctrl_c_ends_every_instance_and_keeps_what_was_measured() {
     let mut compare = command.spawn().unwrap();
     eventually("the first server is loaded", || {
         common::descendants(compare.id()).iter().any(|pid| {
-            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == b"sleep\x00100\x00")
+            std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line == b"sleep\x00100\x00")
         })
     });
     kill(compare.id(), libc::SIGINT);

@@ -63,7 +63,7 @@ pub enum Error {
     },
 
     /// A Dockerfile that is wrong, or says what is not supported.
-    #[error("Dockerfile line {line}: {reason}")]
+    #[error("Dockerfile line {line}: {}", on_a_line(reason))]
     Dockerfile {
         /// The line that the instruction begins on, counted from 1.
         line: usize,
@@ -76,7 +76,7 @@ pub enum Error {
     InvalidSourceDate(String),
 
     /// The archive ended before it should have.
-    #[error("{archive} is cut short: {reason}")]
+    #[error("{archive} is cut short: {}", on_a_line(reason))]
     Truncated {
         /// Which archive: the one given, or a layer in it.
         archive: String,
@@ -85,7 +85,7 @@ pub enum Error {
     },
 
     /// The archive's bytes are not what its format allows.
-    #[error("{archive} is damaged or of another format: {reason}")]
+    #[error("{archive} is damaged or of another format: {}", on_a_line(reason))]
     Malformed {
         /// Which archive.
         archive: String,
@@ -139,7 +139,10 @@ pub enum Error {
     },
 
     /// Content does not have the digest it is named by.
-    #[error("{what} has the wrong digest: expected {expected}, but its content is {actual}")]
+    #[error(
+        "{} has the wrong digest: expected {expected}, but its content is {actual}",
+        on_a_line(what)
+    )]
     DigestMismatch {
         /// Which content.
         what: String,
@@ -150,7 +153,11 @@ pub enum Error {
     },
 
     /// The image is for another kind of machine.
-    #[error("{image} is for {found}, but this engine runs linux/amd64")]
+    #[error(
+        "{} is for {}, but this engine runs linux/amd64",
+        on_a_line(image),
+        on_a_line(found)
+    )]
     ForeignPlatform {
         /// The image or archive.
         image: String,
@@ -172,7 +179,7 @@ pub enum Error {
     },
 
     /// A JSON document of an image is not what the specification says.
-    #[error("{what} is not valid: {reason}")]
+    #[error("{} is not valid: {}", on_a_line(what), on_a_line(reason))]
     InvalidDocument {
         /// Which document.
         what: String,
@@ -181,7 +188,7 @@ pub enum Error {
     },
 
     /// Content that an image refers to is not there.
-    #[error("{what} is missing: {reason}")]
+    #[error("{} is missing: {}", on_a_line(what), on_a_line(reason))]
     Missing {
         /// Which content.
         what: String,
@@ -190,7 +197,11 @@ pub enum Error {
     },
 
     /// A file inside an image that cannot be read whole.
-    #[error("cannot read {path} from the image: {reason}")]
+    #[error(
+        "cannot read {} from the image: {}",
+        on_a_line(path),
+        on_a_line(reason)
+    )]
     ImageFile {
         /// The path inside the image.
         path: String,
@@ -361,4 +372,34 @@ pub(crate) fn printable(name: &[u8]) -> String {
         shown.push('…');
     }
     format!("\"{shown}\"")
+}
+
+/// A sentence that repeats what a document says, as it may be shown on a terminal: without control characters, and not longer
+/// than some lines.
+pub(crate) fn on_a_line(sentence: &str) -> String {
+    const SHOWN: usize = 1000;
+    let mut shown = String::with_capacity(sentence.len().min(SHOWN));
+    for character in sentence.chars().take(SHOWN) {
+        match character.is_control() {
+            true => shown.extend(character.escape_debug()),
+            false => shown.push(character),
+        }
+    }
+    if sentence.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_document_says_does_not_reach_the_terminal_as_it_is() {
+        assert_eq!(on_a_line("a\u{7}\u{1b}[2J\n'é'"), "a\\u{7}\\u{1b}[2J\\n'é'");
+        let long = on_a_line(&"x".repeat(5000));
+        assert_eq!(long.chars().count(), 1001);
+        assert!(long.ends_with("x…"));
+    }
 }

@@ -18,9 +18,10 @@ pub fn stop(home: &Home, wanted: &str, signal: Option<i32>, timeout: Option<i64>
     let Some(link) = connect(home, &found.record.id)? else {
         return Ok(());
     };
+    // In this order: who watches first may be told of an end after which the instance is started again.
     if link
-        .send(&Request::Watch, &[])
-        .and_then(|()| link.send(&Request::Stop { signal, timeout }, &[]))
+        .send(&Request::Stop { signal, timeout }, &[])
+        .and_then(|()| link.send(&Request::Watch, &[]))
         .is_err()
     {
         return settled(home, &found);
@@ -52,8 +53,8 @@ pub fn kill(home: &Home, wanted: &str, number: i32) -> Result<()> {
     let link = connect(home, &found.record.id)?.ok_or_else(not_running)?;
     if ends {
         let asked = link
-            .send(&Request::Watch, &[])
-            .and_then(|()| link.send(&request, &[]));
+            .send(&request, &[])
+            .and_then(|()| link.send(&Request::Watch, &[]));
         return match asked {
             Ok(()) => until_end(home, &found, &link).map(drop),
             Err(_) => settled(home, &found),

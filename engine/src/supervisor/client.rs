@@ -116,7 +116,7 @@ impl Client {
     }
 
     /// The instance has ended, or could not be started.
-    pub(super) fn farewell(&mut self, reply: &Reply) {
+    pub(super) fn farewell(&mut self, reply: &Reply, again: bool) {
         if self.process.take().is_some() {
             self.tell(&Reply::Ended {
                 code: 137,
@@ -125,6 +125,9 @@ impl Client {
             });
         } else if self.waits {
             self.tell(reply);
+        } else if again {
+            // What it has come for is not read yet.
+            return;
         }
         self.waits = false;
         self.gone = true;

@@ -182,7 +182,7 @@ impl Supervisor {
                 self.settle(lock, outcome);
                 return;
             }
-            self.tell_end(&outcome);
+            self.tell_end(&outcome, true);
             if !self.rest(delay) {
                 self.state.status = Status::Exited;
                 self.settle(lock, outcome);

@@ -281,6 +281,9 @@ impl Link {
             }
             match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => {}
+                // The other side has gone without reading all that was sent to it. The kernel says so once, and before what
+                // the other side had said itself.
+                error if error.kind() == io::ErrorKind::ConnectionReset => {}
                 error if error.kind() == io::ErrorKind::WouldBlock => return Packet::Nothing,
                 _ => return Packet::Closed,
             }
@@ -404,6 +407,21 @@ mod tests {
             theirs.receive::<Request>(&mut buffer, true),
             Packet::Closed
         ));
+    }
+
+    #[test]
+    fn the_last_word_is_heard_of_one_who_has_not_read_everything() {
+        let (ours, theirs) = Link::pair().unwrap();
+        ours.send(&Request::StdinEnd, &[]).unwrap();
+        theirs.send(&Reply::Done, &[]).unwrap();
+        drop(theirs);
+        for wait in [true, false] {
+            match ours.receive::<Reply>(&mut Vec::new(), wait) {
+                Packet::Message(Reply::Done, _) if wait => {}
+                Packet::Closed if !wait => {}
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

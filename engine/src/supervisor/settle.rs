@@ -182,10 +182,11 @@ impl Supervisor {
     }
 
     /// Tells everybody who waits, and lets go of those who were attached.
-    pub(super) fn tell_end(&mut self, outcome: &Outcome) {
+    /// `again`: the instance is started again, and is there for whoever has only just come.
+    pub(super) fn tell_end(&mut self, outcome: &Outcome, again: bool) {
         let reply = self.farewell(outcome);
         for client in &mut self.clients {
-            client.farewell(&reply);
+            client.farewell(&reply, again);
         }
         self.clients.retain(|client| !client.is_gone());
     }
@@ -215,7 +216,7 @@ impl Supervisor {
                 client.tell(&Reply::Notice(error.to_string()));
             }
         }
-        self.tell_end(&outcome);
+        self.tell_end(&outcome, false);
         self.take_networks_down();
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Digest;
+use crate::error::on_a_line;
 
 /// Why a registry could not be used, or its answer not be believed.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +106,10 @@ pub enum RegistryError {
     },
 
     /// An answer that could not be understood.
-    #[error("{host} answers {what} with something that is not valid: {reason}")]
+    #[error(
+        "{host} answers {what} with something that is not valid: {}",
+        on_a_line(reason)
+    )]
     Invalid {
         /// The registry, or its authority for tokens.
         host: String,
