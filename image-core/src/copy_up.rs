@@ -284,7 +284,7 @@ fn is_directory_at(here: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
 
 /// Opens a directory below the target, through directories only.
 fn below(target: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(
+    crate::openat2(
         target,
         if path.is_empty() { b"." } else { path },
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,

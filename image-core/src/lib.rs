@@ -23,6 +23,7 @@ mod load;
 mod pack;
 mod reference;
 pub mod registry;
+mod resolve;
 mod store;
 mod timestamp;
 mod union;
@@ -46,6 +47,7 @@ pub use import::{ImportOptions, source_date};
 pub use limits::Limits;
 pub use pack::{Keep, Keeps, Selection, Times, TreePacker, pack_upper};
 pub use reference::Reference;
+pub use resolve::openat2;
 pub use store::{
     CacheRecord, CacheUse, CachedStep, HistoryLine, Image, ImageSummary, Lease, Removed,
     SaveFormat, Store, StoredLayer, Usage, clear_directory, remove_tree,

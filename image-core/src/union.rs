@@ -247,7 +247,7 @@ impl Union {
     /// Opens a directory of one layer. Its path was found step by step, without links; should one have appeared, it is
     /// not followed.
     pub(crate) fn open(&self, layer: usize, path: &[u8]) -> Result<OwnedFd, Errno> {
-        rustix::fs::openat2(
+        crate::openat2(
             &self.roots[layer],
             if path.is_empty() { b"." } else { path },
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,

@@ -16,6 +16,8 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             r"(Less than a second|\d+ (second|minute)s?|About a minute)( ago)? *",
             "<age> ",
         ),
+        // And what pads the header above it.
+        (r"\b(CREATED|STATUS) +", "$1 "),
     ]
     .into_iter()
     .filter_map(|(pattern, word)| Some((Regex::new(pattern).ok()?, word)))

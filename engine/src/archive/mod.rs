@@ -86,26 +86,15 @@ impl Remote for RootDirectory {
     }
 }
 
-/// The kernel answers EAGAIN when something anywhere was renamed while it resolved a `..` (openat2(2)). A hostile instance can rename all
-/// day: the bound keeps it from holding us for ever.
-const RESOLVE_TRIES: usize = 1000;
-
 fn resolve(
     directory: BorrowedFd<'_>,
     path: &[u8],
     flags: rustix::fs::OFlags,
     how: rustix::fs::ResolveFlags,
 ) -> Result<OwnedFd, rustix::io::Errno> {
-    use rustix::io::Errno;
     let path = if path.is_empty() { b"." } else { path };
-    for _ in 0..RESOLVE_TRIES {
-        let flags = flags | rustix::fs::OFlags::CLOEXEC;
-        match rustix::fs::openat2(directory, path, flags, rustix::fs::Mode::empty(), how) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            opened => return opened,
-        }
-    }
-    Err(Errno::AGAIN)
+    let flags = flags | rustix::fs::OFlags::CLOEXEC;
+    image_core::openat2(directory, path, flags, rustix::fs::Mode::empty(), how)
 }
 
 #[cfg(test)]

@@ -213,7 +213,7 @@ impl Transfer<'_> {
 
     fn open(&self, path: &[u8], flags: OFlags) -> std::result::Result<OwnedFd, Errno> {
         let path: &[u8] = if path.is_empty() { b"." } else { path };
-        rustix::fs::openat2(&self.source.root, path, flags, Mode::empty(), how())
+        image_core::openat2(&self.source.root, path, flags, Mode::empty(), how())
     }
 
     fn archive(&self, path: &[u8]) -> Result<Option<image_core::Archive>> {
@@ -379,7 +379,7 @@ impl Over {
 
     pub(super) fn is_directory(&self, path: &str) -> bool {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::openat2(&self.root, path, flags, Mode::empty(), how()).is_ok()
+        image_core::openat2(&self.root, path, flags, Mode::empty(), how()).is_ok()
     }
 
     /// Makes a directory and those above it that are missing.
@@ -394,13 +394,13 @@ impl Over {
         let mut here = String::from("/");
         for part in path.split('/').filter(|part| !part.is_empty()) {
             let parent =
-                rustix::fs::openat2(&self.root, here.as_str(), flags, Mode::empty(), how())
+                image_core::openat2(&self.root, here.as_str(), flags, Mode::empty(), how())
                     .map_err(failed)?;
             if !here.ends_with('/') {
                 here.push('/');
             }
             here.push_str(part);
-            let there = rustix::fs::openat2(&self.root, here.as_str(), flags, Mode::empty(), how());
+            let there = image_core::openat2(&self.root, here.as_str(), flags, Mode::empty(), how());
             match there {
                 Ok(_) => continue,
                 Err(Errno::NOENT) => {}

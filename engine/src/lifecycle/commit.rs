@@ -267,7 +267,7 @@ pub(crate) fn places_of_engine(layers: &[PathBuf], upper: BorrowedFd<'_>) -> Res
 fn is_empty(upper: BorrowedFd<'_>, path: &str) -> bool {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::openat2(upper, path, flags, Mode::empty(), how) else {
+    let Ok(file) = image_core::openat2(upper, path, flags, Mode::empty(), how) else {
         return false;
     };
     let Ok(about) = rustix::fs::fstat(&file) else {

@@ -176,7 +176,8 @@ fn in_container(home: &Home, found: &Listed, asked: &ExecSpec) -> Result<Outcome
 
 /// Reads a file of the container's, as far as it is one: an account file that is missing is an empty one.
 fn read_below(root: BorrowedFd<'_>, path: &str) -> Result<String> {
-    use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+    use image_core::openat2;
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = openat2(
         root,

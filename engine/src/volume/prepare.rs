@@ -303,23 +303,13 @@ fn content(home: &Home, name: &str, held: &Held, backing: &Backing) -> Result<Ow
 
 /// Opens a path below a volume, whose links are its programs' doing and may lead nowhere else.
 fn below(volume: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
-    // The kernel answers EAGAIN when something anywhere was renamed while it resolved a `..` (openat2(2)). The bound keeps a busy
-    // machine from holding us for ever.
-    let mut tries = 0;
-    let opened = loop {
-        let opened = rustix::fs::openat2(
-            volume,
-            path,
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-        );
-        tries += 1;
-        match opened {
-            Err(Errno::AGAIN | Errno::INTR) if tries < 1000 => {}
-            opened => break opened,
-        }
-    };
+    let opened = image_core::openat2(
+        volume,
+        path,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+    );
     opened.map_err(|e| {
         VolumeError::Access {
             path: path.to_owned(),

@@ -122,7 +122,7 @@ fn bytes_in(top: &Path) -> u64 {
     let mut linked = HashSet::new();
     let mut ahead: Vec<Vec<u8>> = vec![b".".to_vec()];
     while let Some(path) = ahead.pop() {
-        let opened = rustix::fs::openat2(&top, path.as_slice(), flags, Mode::empty(), how);
+        let opened = image_core::openat2(&top, path.as_slice(), flags, Mode::empty(), how);
         let Ok(directory) = opened else { continue };
         let Ok(entries) = Dir::read_from(&directory) else {
             continue;

@@ -41,7 +41,7 @@ impl Times {
 
 /// Opens a directory below `root` without following any link; the empty path is the root itself.
 fn open_directory(root: &impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat2(
+    crate::openat2(
         root,
         if path.is_empty() { b"." } else { path },
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,

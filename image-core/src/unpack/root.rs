@@ -246,19 +246,11 @@ pub(crate) fn open_directory(directory: BorrowedFd<'_>, name: &[u8]) -> Result<O
 }
 
 fn open_below(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    // The kernel answers EAGAIN when something anywhere was renamed while it resolved a `..` (openat2(2)); links in archives may
-    // hold some. The bound keeps a busy machine from holding us for ever.
-    for _ in 0..1000 {
-        match rustix::fs::openat2(
-            root,
-            path,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        ) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            done => return done,
-        }
-    }
-    Err(Errno::AGAIN)
+    crate::openat2(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
 }
