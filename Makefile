@@ -17,7 +17,7 @@ PREFIX := /usr/local
 PACKAGES_BUILD := gcc make binutils bc bison flex patch xz-utils cpio libc6-dev libelf-dev libssl-dev linux-source-6.12 busybox-static
 PACKAGES_RUN := qemu-system-x86 erofs-utils e2fsprogs nftables
 # What the tests need besides: a Debian root file system, a browser for the report.
-PACKAGES_TEST := iproute2 debootstrap chromium python3 docker.io containerd tmux podman conmon skopeo docker-registry apache2-utils openssl
+PACKAGES_TEST := iproute2 curl debootstrap chromium python3 docker.io containerd tmux podman conmon skopeo docker-registry apache2-utils openssl
 # What the lab is made of.
 PACKAGES_LAB := zstd cpio xz-utils util-linux strace
 # The peers that starts are compared with.
