@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 
 use common::tmux::Terminal;
-use common::world::World;
+use common::world::{HOST_ADDRESS, World};
 use common::{Host, Said, eventually, ways};
 
 /// A verb, a way's flags and the network there is so far, and the rest of the line, cut at spaces.
@@ -30,6 +30,111 @@ fn script<'a>(verb: &'a str, way: &[&'a str], rest: &'a str, script: &'a str) ->
 #[track_caller]
 fn plain(host: &Host, line: &str) -> Said {
     host.plimsoll(line.split(' '))
+}
+
+#[test]
+fn the_notes_from_the_first_command_to_the_last_on_one_host() {
+    for way in ways() {
+        let world = World::new();
+        let before = world.snapshot();
+        let run = |flags: &str, script: &str| {
+            let mut words = vec!["run"];
+            words.extend(&way);
+            words.extend(flags.split(' '));
+            words.push("plimsoll/base");
+            if !script.is_empty() {
+                words.extend(["sh", "-c", script]);
+            }
+            world.plimsoll(words)
+        };
+        let page = |port: &str| {
+            let script = format!(
+                "exec 3<>/dev/tcp/{HOST_ADDRESS}/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && timeout 5 tail -n 1 <&3"
+            );
+            world.outside.sh(&script).stdout
+        };
+        let serve = |text: &str| {
+            format!("mkdir /www; echo {text} >/www/index.html; exec httpd -f -p 80 -h /www")
+        };
+
+        // N7, N12: what is needed, and what there is.
+        let doctor = world.line("doctor");
+        for facility in ["kernel", "64", "root"] {
+            assert!(doctor.stdout.contains(facility), "{doctor:?}");
+        }
+        assert!(world.line("-v").ok().starts_with("plimsoll version"));
+        // N1, N2: whose kernel it is.
+        let kernel = run("--rm", "uname -r").ok().to_owned();
+        let own = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert_eq!(kernel == own.trim(), way.contains(&"container"), "{way:?}");
+        // N9, N13: an image, and a web server on the host's port 80.
+        assert!(world.line("images").ok().contains("plimsoll/base"));
+        run("-d --name mywebserver -p 80:80", &serve("mine")).ok();
+        eventually("the web server is reached from outside", || {
+            page("80") == "mine\n"
+        });
+        // N15: what runs, where its port leads, and that it ends and comes back.
+        assert_eq!(world.line("port mywebserver").ok(), "80/tcp -> 0.0.0.0:80");
+        assert_eq!(
+            world.line("ps --format {{.Names}}\t{{.Ports}}").ok(),
+            "mywebserver\t0.0.0.0:80->80/tcp"
+        );
+        world.line("stop -t 0 mywebserver").ok();
+        assert_eq!(world.line("ps -q").ok(), "");
+        assert_eq!(
+            page("80"),
+            "",
+            "{way:?}: a port of what has stopped is closed"
+        );
+        world.line("start mywebserver").ok();
+        eventually("the web server is back", || page("80") == "mine\n");
+        // N16 to N19: a database whose files are a volume's.
+        world.line("volume create --name myvolume").ok();
+        let database = "[ -n \"$MYSQL_ROOT_PASSWORD\" ] || { echo 'no password is given' >&2; exit 1; }; \
+                        mkdir -p /var/lib/mysql; [ -e /var/lib/mysql/posts ] || echo 'first post' >/var/lib/mysql/posts; \
+                        exec nc -ll -p 3306 -e cat /var/lib/mysql/posts";
+        let flags = "-d --name wordpressdb -e MYSQL_ROOT_PASSWORD=password -e MYSQL_DATABASE=wordpress --expose 3306 -v myvolume:/var/lib/mysql";
+        run(flags, database).ok();
+        // N20: a blog that is linked to it, on a port that the host chooses.
+        let blog = "mkdir /www; for try in 1 2 3 4 5 6 7 8 9; do nc -w 5 mysql $MYSQL_PORT_3306_TCP_PORT </dev/null >/www/index.html && \
+                    [ -s /www/index.html ] && break; sleep 0.5; done; exec httpd -f -p 80 -h /www";
+        run("-d --name wordpress --link wordpressdb:mysql -p 80", blog).ok();
+        let port = world.line("port wordpress 80").ok().to_owned();
+        let port = port.rsplit(':').next().unwrap().to_owned();
+        eventually("the blog shows what the database has", || {
+            page(&port) == "first post\n"
+        });
+        // N21: one address after another.
+        let addresses = ["mywebserver", "wordpressdb", "wordpress"].map(|name| {
+            let address = world.address(name);
+            address.rsplit('.').next().unwrap().parse::<u8>().unwrap()
+        });
+        assert!(
+            addresses[0] + 1 == addresses[1] && addresses[1] + 1 == addresses[2],
+            "{way:?}: {addresses:?}"
+        );
+        // N19: the database goes, its data stay.
+        world.line("rm -f wordpressdb").ok();
+        let kept = run(
+            "--rm --volumes-from wordpress -v myvolume:/seen",
+            "cat /seen/posts",
+        );
+        assert_eq!(kept.ok(), "first post", "{way:?}");
+        // N22: one without its password says why.
+        run("-d --name no_passwd", database).ok();
+        assert_eq!(world.line("wait no_passwd").ok(), "1", "{way:?}");
+        let logs = world.line("logs --tail 2 no_passwd");
+        assert_eq!(logs.stderr, "no password is given\n", "{way:?}: {logs:?}");
+        // N15, N18: everything goes again.
+        world.line("rm -f mywebserver wordpress").ok();
+        world.line("container prune -f").ok();
+        assert_eq!(world.line("ps -aq").ok(), "", "{way:?}");
+        world.line("volume rm myvolume").ok();
+        assert_eq!(world.line("volume ls -q").ok(), "", "{way:?}");
+        eventually("links, rules and forwarding are as before", || {
+            world.snapshot() == before
+        });
+    }
 }
 
 #[test]
@@ -161,48 +266,6 @@ fn n13_n15_n20_ports_are_published_as_asked_and_told_by_port_and_ps() {
             .line("run --rm -p 80:x plimsoll/base true")
             .fails(125, &["invalid containerPort: x"]);
         world.line("rm -f web1 web2").ok();
-    }
-}
-
-#[test]
-fn n20_n21_a_database_and_what_is_linked_to_it_as_the_notes_have_them() {
-    for database in ways() {
-        for client in ways() {
-            let world = World::new();
-            world.detached(
-                &database,
-                "--name wordpressdb -h wordpressdb --expose 3306 -e MYSQL_DATABASE=wordpress",
-                "echo stored >/answer; exec nc -ll -p 3306 -e cat /answer",
-            );
-            let mut words = vec![
-                "run",
-                "--rm",
-                "--name",
-                "wordpress",
-                "--link",
-                "wordpressdb:mysql",
-            ];
-            words.extend(&client);
-            words.extend([
-                "plimsoll/base",
-                "sh",
-                "-c",
-                "for try in 1 2 3 4 5 6 7 8; do nc -w 5 mysql $MYSQL_PORT_3306_TCP_PORT </dev/null && break; sleep 0.5; done; echo $MYSQL_ENV_MYSQL_DATABASE; ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*'",
-            ]);
-            let said = world.plimsoll(words);
-            let lines: Vec<&str> = said.ok().lines().collect();
-            assert_eq!(
-                lines[..2],
-                ["stored", "wordpress"],
-                "{database:?} {client:?}"
-            );
-            // The second instance has the second address.
-            let first = world.address("wordpressdb");
-            let number =
-                |address: &str| -> u8 { address.rsplit('.').next().unwrap().parse().unwrap() };
-            assert_eq!(number(lines[2]), number(&first) + 1, "{said:?}");
-            world.line("rm -f wordpressdb").ok();
-        }
     }
 }
 
@@ -446,6 +509,48 @@ fn n19_data_outlives_its_instance_and_is_read_by_the_other_backend() {
             );
         }
         plain(&host, &format!("volume rm {volume}")).ok();
+    }
+}
+
+#[test]
+fn n20_n21_a_database_and_what_is_linked_to_it_as_the_notes_have_them() {
+    for database in ways() {
+        for client in ways() {
+            let world = World::new();
+            world.detached(
+                &database,
+                "--name wordpressdb -h wordpressdb --expose 3306 -e MYSQL_DATABASE=wordpress",
+                "echo stored >/answer; exec nc -ll -p 3306 -e cat /answer",
+            );
+            let mut words = vec![
+                "run",
+                "--rm",
+                "--name",
+                "wordpress",
+                "--link",
+                "wordpressdb:mysql",
+            ];
+            words.extend(&client);
+            words.extend([
+                "plimsoll/base",
+                "sh",
+                "-c",
+                "for try in 1 2 3 4 5 6 7 8; do nc -w 5 mysql $MYSQL_PORT_3306_TCP_PORT </dev/null && break; sleep 0.5; done; echo $MYSQL_ENV_MYSQL_DATABASE; ip -4 -o addr show eth0 | grep -o 'inet [0-9.]*'",
+            ]);
+            let said = world.plimsoll(words);
+            let lines: Vec<&str> = said.ok().lines().collect();
+            assert_eq!(
+                lines[..2],
+                ["stored", "wordpress"],
+                "{database:?} {client:?}"
+            );
+            // The second instance has the second address.
+            let first = world.address("wordpressdb");
+            let number =
+                |address: &str| -> u8 { address.rsplit('.').next().unwrap().parse().unwrap() };
+            assert_eq!(number(lines[2]), number(&first) + 1, "{said:?}");
+            world.line("rm -f wordpressdb").ok();
+        }
     }
 }
 
