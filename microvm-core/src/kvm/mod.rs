@@ -171,6 +171,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         kvm,
         substrate,
         kernel,
+        discovery: config.discovery,
         initramfs,
         initramfs_bytes,
         disks,
