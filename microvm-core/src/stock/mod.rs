@@ -8,8 +8,12 @@ mod bzimage;
 mod cache;
 mod drivers;
 mod facts;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod modinfo;
 mod modules;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 use std::fs::{self, File};

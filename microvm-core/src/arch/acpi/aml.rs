@@ -85,7 +85,7 @@ pub(super) fn interrupt(line: u32) -> Vec<u8> {
     [&head[..], &line.to_le_bytes()].concat()
 }
 
-/// The length of a package in front of it, itself included, in one to four bytes (20.2.4).
+/// The length of a package in front of it, itself included, in one to three bytes, so below 1 MiB (20.2.4).
 fn sized(body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = match length {
