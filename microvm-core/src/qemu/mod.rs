@@ -80,7 +80,8 @@ impl Hypervisor for Qemu {
             arguments::timing(config, clock.finish())
         };
         let extra = format!("{words} {}", config.extra_cmdline);
-        let command_line = cmdline::for_guest(self.accelerator, &substrate(), &extra)?;
+        let command_line =
+            cmdline::for_guest(self.accelerator, &substrate(), config.discovery, &extra)?;
         let arguments = arguments::Machine {
             kvm,
             vcpus: config.vcpus,
