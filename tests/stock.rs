@@ -74,7 +74,7 @@ fn made(host: &Host) -> BTreeMap<PathBuf, u64> {
 
 #[test]
 fn debians_cloud_kernels_boot_through_acpi_with_two_processors_network_and_volumes() {
-    for package in packages() {
+    for (number, package) in packages().iter().enumerate() {
         let host = Host::new();
         let shared = host.scratch().join("shared");
         fs::create_dir(&shared).unwrap();
@@ -101,22 +101,21 @@ fn debians_cloud_kernels_boot_through_acpi_with_two_processors_network_and_volum
             fs::remove_file(shared.join("back")).unwrap();
             before = Some(made(&host));
         }
-        let Some(before) = before else {
-            return;
+        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
+        let Some(before) = before.filter(|_| number == 0) else {
+            continue;
         };
-        // Its writes are on ext4, and nothing is unpacked again.
+        // Nothing is unpacked again, which one kernel shows for all.
         let way = ways().swap_remove(0);
         let short = [
             &["run", "--rm"],
             &way[..],
-            &["--kernel", kernel],
-            &["-v", &volume],
+            &["--kernel", kernel, "-v", &volume],
         ]
         .concat();
         let again = host.plimsoll([&short[..], &["plimsoll/base", "sh", "-c", "exit 7"]].concat());
         assert_eq!(again.code, Some(7), "{again:?}");
         assert_eq!(made(&host), before);
-        assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
     }
 }
 
@@ -186,6 +185,33 @@ fn copy_all_but(from: &Path, to: &Path, but: &str) {
             fs::copy(entry.path(), to.join(name)).unwrap();
         }
     }
+}
+
+#[test]
+fn a_toolbox_has_a_distributions_kernel_with_the_modules_for_its_own_networks() {
+    let Some(package) = packages().pop() else {
+        return;
+    };
+    if common::which("qemu-system-x86_64").is_none() {
+        skip!("qemu-system-x86_64 is not installed");
+    }
+    let host = Host::new();
+    let kernel = package.kernel();
+    let kernel = kernel.to_str().unwrap();
+    let way = [
+        "run",
+        "--rm",
+        "--backend",
+        "toolbox",
+        "--accel",
+        "tcg",
+        "--kernel",
+        kernel,
+    ];
+    let script = "uname -r; test -e /sys/class/net/eth0 && echo net";
+    let said = host.plimsoll([&way[..], &["plimsoll/base", "sh", "-c", script]].concat());
+    assert_eq!(said.ok(), format!("{}\nnet", package.release));
+    assert!(host.leftovers().is_empty(), "{:?}", host.leftovers());
 }
 
 #[test]

@@ -90,6 +90,17 @@ pub(crate) struct Vm;
 
 impl Backend for Vm {
     fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
+        Self::boot(job, context, false)
+    }
+}
+
+impl Vm {
+    /// Boots a machine; in some, a container engine is to run.
+    pub(super) fn boot(
+        job: &Job<'_>,
+        context: &mut Context<'_>,
+        engine: bool,
+    ) -> Result<Box<dyn Running>> {
         let spec = &job.record.spec;
         let (accelerator, why) = microvm_core::choose(request(spec.accel))?;
         if spec.accel == Accel::Auto {
@@ -100,6 +111,7 @@ impl Backend for Vm {
         let wants = Wants {
             networks: !job.network.endpoints.is_empty(),
             shares: !mounts.shares.is_empty(),
+            engine,
         };
         let mut config = config(job, &console, accelerator, wants)?;
         let image = image_disk(job)?;

@@ -12,6 +12,18 @@ pub struct Wants {
     pub networks: bool,
     /// Directories or files of the host.
     pub shares: bool,
+    /// A container engine inside, with networks of its own.
+    pub engine: bool,
+}
+
+impl Wants {
+    /// A word for these wants that is no other's.
+    pub(super) fn word(self) -> String {
+        [self.networks, self.shares, self.engine]
+            .map(|wanted| if wanted { '1' } else { '0' })
+            .iter()
+            .collect()
+    }
 }
 
 /// When a driver is taken along.
@@ -20,6 +32,7 @@ enum When {
     Always,
     Networks,
     Shares,
+    Engine,
     /// If the kernel has it.
     IfThere,
 }
@@ -27,7 +40,7 @@ enum When {
 /// A driver: its module's name, and its option in the kernel's configuration.
 struct Driver(&'static str, &'static str, When);
 
-const DRIVERS: [Driver; 9] = [
+const DRIVERS: [Driver; 22] = [
     Driver("virtio_mmio", "VIRTIO_MMIO", When::Always),
     Driver("virtio_console", "VIRTIO_CONSOLE", When::Always),
     Driver("virtio_blk", "VIRTIO_BLK", When::Always),
@@ -36,6 +49,20 @@ const DRIVERS: [Driver; 9] = [
     Driver("ext4", "EXT4_FS", When::Always),
     Driver("virtio_net", "VIRTIO_NET", When::Networks),
     Driver("virtiofs", "VIRTIO_FS", When::Shares),
+    // A guest has no program that loads modules when the kernel asks for them: all that network-core's rules may name.
+    Driver("veth", "VETH", When::Engine),
+    Driver("bridge", "BRIDGE", When::Engine),
+    Driver("nf_tables", "NF_TABLES", When::Engine),
+    Driver("nf_conntrack", "NF_CONNTRACK", When::Engine),
+    Driver("nf_conntrack_netlink", "NF_CT_NETLINK", When::Engine),
+    Driver("nft_ct", "NFT_CT", When::Engine),
+    Driver("nft_nat", "NFT_NAT", When::Engine),
+    Driver("nft_chain_nat", "NFT_NAT", When::Engine),
+    Driver("nft_masq", "NFT_MASQ", When::Engine),
+    Driver("nft_redir", "NFT_REDIR", When::Engine),
+    Driver("nft_reject", "NFT_REJECT", When::Engine),
+    Driver("nft_fib_ipv4", "NFT_FIB_IPV4", When::Engine),
+    Driver("nft_meta_bridge", "NFT_BRIDGE_META", When::Engine),
     Driver("virtio_rng", "HW_RANDOM_VIRTIO", When::IfThere),
 ];
 
@@ -98,9 +125,10 @@ pub(super) fn choose(
         let what = match when {
             When::Networks if wants.networks => "a network device",
             When::Shares if wants.shares => "a volume or bind mount",
+            When::Engine if wants.engine => "a toolbox",
             When::Always => "a microVM",
             When::IfThere => "",
-            When::Networks | When::Shares => continue,
+            When::Networks | When::Shares | When::Engine => continue,
         };
         let setting = config.map(|config| setting(config, option));
         match tree.and_then(|tree| tree.has(module)) {
@@ -133,6 +161,7 @@ mod tests {
     const EVERYTHING: Wants = Wants {
         networks: true,
         shares: true,
+        engine: true,
     };
 
     fn config(without: &str, modules: &[&str]) -> String {
@@ -171,13 +200,14 @@ mod tests {
             "PID_NS",
             "VIRTIO_NET",
             "VIRTIO_FS",
+            "NFT_NAT",
         ] {
             let config = config(option, &[]);
             let refused = without_modules(Some(&config), EVERYTHING).unwrap_err();
             let wanted = format!("vmlinuz-6.1: has no CONFIG_{option}, which ");
             assert!(refused.to_string().contains(&wanted), "{refused}");
         }
-        for option in ["VIRTIO_NET", "VIRTIO_FS", "HW_RANDOM_VIRTIO"] {
+        for option in ["VIRTIO_NET", "VIRTIO_FS", "NFT_NAT", "HW_RANDOM_VIRTIO"] {
             let config = config(option, &[]);
             without_modules(Some(&config), Wants::default()).unwrap();
         }

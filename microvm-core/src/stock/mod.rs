@@ -239,9 +239,10 @@ fn initramfs(
     let release = about.facts.release.as_deref();
     let places = release.map_or_else(Vec::new, |release| modules::places(path, release));
     let root = modules::find(&places);
-    let wants = request.wants;
-    let name = format!("{}{}", u8::from(wants.networks), u8::from(wants.shares));
-    let name = short(&[&name, &root.unwrap_or(Path::new("")).to_string_lossy()]);
+    let name = short(&[
+        &request.wants.word(),
+        &root.unwrap_or(Path::new("")).to_string_lossy(),
+    ]);
     let parts = [
         about.digest.as_str(),
         &format!("plan-{name}-v{RECIPE}.json"),

@@ -116,6 +116,7 @@ fn a_kernel_is_unpacked_once_and_gets_the_modules_that_its_machine_takes() {
     let networks = Wants {
         networks: true,
         shares: true,
+        engine: false,
     };
     let with = package.prepare_for(networks, Accelerator::Tcg).unwrap();
     assert_eq!(with.kernel, first.kernel);
