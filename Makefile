@@ -50,6 +50,7 @@ bench: setup ## Measure containers and VMs, and write the report (PLIMSOLL_PLAN=
 .PHONY: test
 test: packages kernel ## Run all tests, in the lab too, and prove that nothing is left
 	@tools/packages $(PACKAGES_TEST)
+	@tests/stock-kernels >/dev/null
 	@tests/nothing-left before
 	PROPTEST_RNG_SEED=$(PROPTEST_RNG_SEED) cargo test --locked --workspace --no-fail-fast
 	@tools/packages $(PACKAGES_LAB)
@@ -87,5 +88,5 @@ soak: packages kernel ## Kill commands, supervisors, monitors and workloads at 4
 	PLIMSOLL_KILLS=400 cargo test --locked -p plimsoll --test crash -- --nocapture
 
 .PHONY: fuzz
-fuzz: packages ## Mutate what guests and files say, for a while (FUZZ_SECONDS=60 for each of six targets)
+fuzz: packages ## Mutate what guests and files say, for a while (FUZZ_SECONDS=60 for each of eight targets)
 	PLIMSOLL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p microvm-core --lib fuzz:: -- --nocapture --test-threads 2

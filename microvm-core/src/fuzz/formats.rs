@@ -8,6 +8,7 @@ use guest_protocol::{Decoder, MAX_TO_HOST, ToGuest, ToHost};
 use super::fuzz;
 use crate::kernel::Kernel;
 use crate::memory::allocate;
+use crate::stock;
 
 #[test]
 fn kernel_images() {
@@ -25,6 +26,22 @@ fn kernel_images() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn compressed_kernels() {
+    fuzz("bzimage", |input| match stock::fuzz::kernel(input) {
+        Ok(bytes) => format!("{bytes} bytes"),
+        Err(why) => words(&why),
+    });
+}
+
+#[test]
+fn kernel_modules() {
+    fuzz("module", |input| match stock::fuzz::module(input) {
+        Some(entries) => entries.join(" "),
+        None => "none".to_owned(),
     });
 }
 

@@ -149,7 +149,12 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         &(most.min(255) as u8),
     )?;
     let substrate = behind_open_kvm();
-    let command_line = cmdline::for_guest(Accelerator::Kvm, &substrate, &config.extra_cmdline)?;
+    let command_line = cmdline::for_guest(
+        Accelerator::Kvm,
+        &substrate,
+        config.discovery,
+        &config.extra_cmdline,
+    )?;
     let kernel = Kernel::open(&config.kernel)?;
     let (initramfs, initramfs_bytes) = open_initramfs(&config.initramfs)?;
     let mut disks = Vec::with_capacity(2);
@@ -171,6 +176,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         kvm,
         substrate,
         kernel,
+        discovery: config.discovery,
         initramfs,
         initramfs_bytes,
         disks,

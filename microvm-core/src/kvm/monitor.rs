@@ -14,14 +14,14 @@ use kvm_ioctls::{Kvm, VcpuFd};
 use vm_superio::Serial;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bus::{Bus, FIRST_LINE, FIRST_SLOT};
+use super::bus::{Bus, FIRST_LINE, FIRST_SLOT, KEYBOARD, RESET};
 use super::jail::{Jail, Seal, Work};
 use super::kick;
 use super::report::Report;
 use super::vcpu::Vcpu;
 use super::vm::Vm;
 use crate::arch::cpuid::Features;
-use crate::arch::{INTERRUPT_LINES, boot, registers};
+use crate::arch::{INTERRUPT_LINES, acpi, boot, registers};
 use crate::devices::serial::{self, Interrupt, Output};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Disk};
@@ -32,15 +32,16 @@ use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
 use crate::event_loop::EventLoop;
 use crate::kernel::Kernel;
-use crate::memory::{allocate, place};
+use crate::memory::{Memory, allocate, place};
 use crate::share::Shared;
-use crate::{End, Error, Nic, Result, Substrate, monotonic_now};
+use crate::{Discovery, End, Error, Nic, Result, Substrate, monotonic_now};
 
 /// Everything that a machine is made of, opened and checked.
 pub(super) struct Parts {
     pub(super) kvm: Kvm,
     pub(super) substrate: Substrate,
     pub(super) kernel: Kernel,
+    pub(super) discovery: Discovery,
     pub(super) initramfs: File,
     pub(super) initramfs_bytes: u64,
     pub(super) disks: Vec<Disk>,
@@ -147,10 +148,16 @@ impl Monitor {
         let bus = bus(&vm, devices, parts.console)?;
 
         let mut command_line = parts.command_line;
-        for slot in bus.slots() {
-            command_line.push(' ');
-            command_line.push_str(&slot.kernel_parameter());
-        }
+        let acpi = match parts.discovery {
+            Discovery::CommandLine => {
+                for slot in bus.slots() {
+                    command_line.push(' ');
+                    command_line.push_str(&slot.kernel_parameter());
+                }
+                None
+            }
+            Discovery::Acpi => Some(tables(vm.memory(), &bus, parts.vcpus)?),
+        };
         let ramdisk = (ramdisk, parts.initramfs_bytes);
         let entry = boot::write(
             vm.memory(),
@@ -158,6 +165,7 @@ impl Monitor {
             &command_line,
             ramdisk,
             parts.vcpus,
+            acpi,
         )?;
         registers::write_descriptors(vm.memory())?;
         let features = Features::supported(&parts.kvm, &parts.substrate)?;
@@ -399,6 +407,23 @@ fn bus(vm: &Vm, devices: Vec<Box<dyn VirtioDevice>>, console: File) -> Result<Ar
         Serial::new(Interrupt(interrupt), output),
         slots,
     )))
+}
+
+/// Writes ACPI's tables of what is on the bus, and gives the address of their root.
+fn tables(memory: &Memory, bus: &Bus, cpus: u8) -> Result<u64> {
+    let place = |slot: &Arc<Slot>| acpi::Place {
+        address: slot.address,
+        bytes: SLOT_BYTES,
+        line: slot.line,
+    };
+    let virtio: Vec<acpi::Place> = bus.slots().iter().map(place).collect();
+    let machine = acpi::Machine {
+        cpus,
+        serial: (serial::PORT, serial::LINE),
+        reset: (KEYBOARD, RESET),
+        virtio: &virtio,
+    };
+    acpi::write(memory, &machine)
 }
 
 /// A descriptor that is readable when the process is told to end; the signal is blocked in every thread.
