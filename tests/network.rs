@@ -370,14 +370,24 @@ fn n20_a_link_gives_hosts_entries_and_variables() {
             );
             assert_eq!(said.ok(), wanted, "{way:?} {client:?}");
         }
-        world.detached(&[], "--name front --link db", "exec sleep 1000");
-        answers(&world, "front", "db", "dbhost");
+        let fronts: Vec<String> = (0..)
+            .zip(ways())
+            .map(|(number, client)| {
+                let name = format!("front{number}");
+                let flags = format!("--name {name} --link db");
+                world.detached(&client, &flags, "exec sleep 1000");
+                answers(&world, &name, "db", "dbhost");
+                name
+            })
+            .collect();
         // It comes back with another address, and is found all the same.
         world.line("stop -t 0 db").ok();
         world.detached(&[], "--name squatter", "exec sleep 1000");
         world.line("start db").ok();
         assert_ne!(world.address("db"), address);
-        answers(&world, "front", "db", "dbhost");
+        for front in &fronts {
+            answers(&world, front, "db", "dbhost");
+        }
         world.line("stop -t 0 db").ok();
         world
             .line("run --rm --link db plimsoll/base true")

@@ -207,6 +207,32 @@ fn all_entries(listing: &[u8]) -> Result<Vec<UpperEntry>> {
         .collect()
 }
 
+/// Changes a small file of a running VM's, in place.
+///
+/// # Errors
+/// When the VM does not run, has no such file, or does not answer.
+pub(crate) fn edit(
+    home: &Home,
+    found: Listed,
+    path: &str,
+    change: &dyn Fn(&str) -> String,
+) -> Result<()> {
+    let (tools, _lock) = tools(home, found)?;
+    let text = answer(tools.as_ref(), &["read", path])?;
+    let changed = change(&String::from_utf8_lossy(&text));
+    let mut nothing = io::sink();
+    let mut input = changed.as_bytes();
+    match talk(
+        tools.as_ref(),
+        &["write", path],
+        Some(&mut input),
+        &mut nothing,
+    )? {
+        (0, _) => Ok(()),
+        (_, message) => Err(Error::Guest { message, code: 125 }),
+    }
+}
+
 /// Something that runs our helpers in a guest.
 pub(super) trait Tools {
     /// Runs one to its end; its exit code.

@@ -12,6 +12,7 @@ pub(crate) use commit::store_layer;
 pub use commit::{CommitOptions, commit, export};
 pub use end::{Waiter, kill, pause, restart, stop, unpause, wait};
 pub use exec::{ExecSpec, exec};
+pub(crate) use files::edit;
 pub use files::{Files, diff, files};
 pub use network::{connect, disconnect};
 pub(crate) use network::{join, leave};

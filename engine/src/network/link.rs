@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::NetworkError;
@@ -14,6 +15,7 @@ use super::spec::{BRIDGE, Exposed, Link};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{self, Listed, Record};
+use crate::lifecycle;
 use crate::spec::BackendKind;
 
 /// In an instance's directory: an entry for each instance that has a link to it.
@@ -141,7 +143,8 @@ pub(crate) fn note(home: &Home, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// An instance has another address: running containers with a link to it are told by their hosts files.
+/// An instance has another address: what runs with a link to it is told by its hosts file. A VM is told beside all this, since it
+/// may take its time. Threads do that, so it comes after the instance's processes have been forked.
 pub(crate) fn tell(home: &Home, record: &Record, endpoints: &[Endpoint]) {
     let Ok(entries) = fs::read_dir(linked_by(home, &record.id)) else {
         return;
@@ -156,29 +159,40 @@ pub(crate) fn tell(home: &Home, record: &Record, endpoints: &[Endpoint]) {
             let _ = fs::remove_file(entry.path());
             continue;
         };
-        if !other.is_running() || other.record.spec.backend != BackendKind::Container {
+        if !other.is_running() {
             continue;
         }
-        for link in &other.record.spec.network.links {
-            if link.instance == record.id {
-                // What cannot be written stays as it was, as for a program that has read it already.
-                let _ = rewrite(home, &other, link, record, own);
+        let links: Vec<Link> = other.record.spec.network.links.clone();
+        let aliases: Vec<String> = links
+            .into_iter()
+            .filter(|link| link.instance == record.id)
+            .map(|link| link.alias)
+            .collect();
+        let (address, hostname) = (own.address, record.hostname().to_owned());
+        let change = move |text: &str| {
+            aliases.iter().fold(text.to_owned(), |text, alias| {
+                with_address(&text, alias, address, &hostname)
+            })
+        };
+        // What cannot be written stays as it was, as for a program that has read it already.
+        match other.record.spec.backend {
+            BackendKind::Container => {
+                let path = files::path(home, &other.record.id, files::HOSTS);
+                let _ = fs::read_to_string(&path).and_then(|text| fs::write(&path, change(&text)));
             }
+            BackendKind::Vm => {
+                let home = home.clone();
+                let edit = move || lifecycle::edit(&home, other, "/etc/hosts", &change);
+                let _ = std::thread::Builder::new().name("links".into()).spawn(edit);
+            }
+            BackendKind::Native | BackendKind::Toolbox => {}
         }
     }
 }
 
-/// Replaces one line of a running container's hosts file, in place.
-fn rewrite(
-    home: &Home,
-    other: &Listed,
-    link: &Link,
-    record: &Record,
-    endpoint: &Endpoint,
-) -> io::Result<()> {
-    let path = files::path(home, &other.record.id, files::HOSTS);
-    let text = fs::read_to_string(&path)?;
-    let is_line = |line: &str| line.split_whitespace().nth(1) == Some(link.alias.as_str());
+/// A hosts file in which a name has this address: its line with another one, or a new line.
+fn with_address(text: &str, alias: &str, address: Ipv4Addr, hostname: &str) -> String {
+    let is_line = |line: &str| line.split_whitespace().nth(1) == Some(alias);
     let mut rewritten = String::new();
     for old in text.lines() {
         if !is_line(old) {
@@ -187,17 +201,12 @@ fn rewrite(
             continue;
         }
         let rest = old.split_once(['\t', ' ']).map_or("", |(_, rest)| rest);
-        rewritten.push_str(&format!("{}\t{rest}\n", endpoint.address));
+        rewritten.push_str(&format!("{address}\t{rest}\n"));
     }
     if !text.lines().any(is_line) {
-        rewritten.push_str(&format!(
-            "{}\t{} {}\n",
-            endpoint.address,
-            link.alias,
-            record.hostname()
-        ));
+        rewritten.push_str(&format!("{address}\t{alias} {hostname}\n"));
     }
-    fs::write(&path, rewritten)
+    rewritten
 }
 
 #[cfg(test)]

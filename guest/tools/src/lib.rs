@@ -8,6 +8,8 @@
 //! tar-out PATH [NAME]              an archive of PATH on stdout; its entries are NAME (by default PATH's last part) and below
 //! tar-in [--owner UID:GID] DIR     unpacks the archive on stdin below DIR
 //! stat PATH                        what PATH is, as a line of JSON
+//! read PATH                        what is in a small file
+//! write PATH                       what is on stdin in its place, the file staying the same
 //! upper FD                         what the overlay's upper directory on the descriptor FD holds
 //! upper-out FD                     the same as a layer's archive
 //! ps                               the processes of the PID namespace, a line of JSON each
@@ -28,6 +30,7 @@ mod pack;
 mod ps;
 mod stat;
 mod tar;
+mod text;
 mod unpack;
 mod upper;
 
@@ -70,6 +73,8 @@ fn command(arguments: &[&[u8]]) -> Result<(), Failure> {
             unpack::unpack(stdin, directory, Some(parse_owner(owner)?))?;
         }
         [b"stat", path] => stat::stat(path, &mut output)?,
+        [b"read", path] => text::show(path, &mut output)?,
+        [b"write", path] => text::replace(stdin, path)?,
         [b"upper", number] => {
             let number = parse(number)
                 .and_then(|number| i32::try_from(number).ok())
@@ -87,7 +92,7 @@ fn command(arguments: &[&[u8]]) -> Result<(), Failure> {
         [b"ps"] => ps::list(&mut output)?,
         _ => {
             return Err(Failure::new(
-                "usage: tar-out PATH [NAME] | tar-in [--owner UID:GID] DIR | stat PATH | upper FD | upper-out FD | ps",
+                "usage: tar-out PATH [NAME] | tar-in [--owner UID:GID] DIR | stat PATH | read PATH | write PATH | upper FD | upper-out FD | ps",
             ));
         }
     }
