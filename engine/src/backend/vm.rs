@@ -567,6 +567,7 @@ fn guest_config(
         // Filled in by the session, of the moment in which it is sent.
         realtime_ns: 0,
         entropy: Vec::new(),
+        late_devices: Vec::new(),
     })
 }
 

@@ -580,12 +580,7 @@ fn worker(
 }
 
 /// Puts the devices on the bus and connects them with KVM.
-fn bus(
-    vm: &Vm,
-    devices: Devices,
-    console: File,
-    line: Option<&SerialLine>,
-) -> Result<Arc<Bus>> {
+fn bus(vm: &Vm, devices: Devices, console: File, line: Option<&SerialLine>) -> Result<Arc<Bus>> {
     if FIRST_LINE as usize + devices.len() > INTERRUPT_LINES as usize {
         return Err(Error::Start(format!(
             "{} devices are more than there are interrupt lines",

@@ -11,8 +11,8 @@ use vm_memory::{Bytes, GuestAddress};
 use super::bus::{Asked, Bus};
 use super::kick;
 use super::saved::CpuState;
-use crate::{End, Error, Result};
 use crate::memory::Memory;
+use crate::{End, Error, Result};
 
 /// The longest instruction of the architecture, in bytes.
 const INSTRUCTION_BYTES: usize = 15;

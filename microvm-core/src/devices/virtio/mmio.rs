@@ -127,7 +127,10 @@ impl Transport {
             ACKNOWLEDGE | DRIVER | FEATURES_OK,
             ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
         ];
-        let place = steps.iter().position(|step| *step == kept.status).ok_or(Broken)?;
+        let place = steps
+            .iter()
+            .position(|step| *step == kept.status)
+            .ok_or(Broken)?;
         self.driver_features = kept.driver_features;
         if place >= 3 && !self.features_are_fine() {
             return Err(Broken);

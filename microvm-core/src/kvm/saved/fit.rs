@@ -93,7 +93,9 @@ impl Fit {
     /// Why a template that fits this does not fit `wanted`; the end of a sentence about the template.
     pub(crate) fn differs_from(&self, wanted: &Self) -> Option<String> {
         let different = |what: &str, own: &dyn std::fmt::Display, other: &dyn std::fmt::Display| {
-            Some(format!("it was made with {what} {own}, and this is {other}"))
+            Some(format!(
+                "it was made with {what} {own}, and this is {other}"
+            ))
         };
         if self.monitor != wanted.monitor {
             return different("version", &self.monitor, &wanted.monitor);

@@ -51,7 +51,9 @@ pub(crate) fn write(memory: &Memory, bytes: u64, file: &File) -> io::Result<Vec<
 
 /// Joins neighbours until there are few enough.
 fn join(mut extents: Vec<Extent>, bytes: u64) -> Vec<Extent> {
-    let seam = ranges(bytes).first().map_or(bytes, |(_, below)| *below as u64);
+    let seam = ranges(bytes)
+        .first()
+        .map_or(bytes, |(_, below)| *below as u64);
     let mut apart = APART;
     while extents.len() > MAX_EXTENTS {
         apart *= 2;
@@ -133,13 +135,19 @@ mod tests {
         let bytes = 64 << 20;
         let memory = allocate(64).unwrap();
         for at in [0x500u64, 0x10_0ffc, 0x300_0000, (64 << 20) - 8] {
-            memory.write_obj(at.wrapping_mul(77), GuestAddress(at)).unwrap();
+            memory
+                .write_obj(at.wrapping_mul(77), GuestAddress(at))
+                .unwrap();
         }
         let file = tempfile::tempfile().unwrap();
         let extents = write(&memory, bytes, &file).unwrap();
         let about = file.metadata().unwrap();
         assert_eq!(about.len(), bytes);
-        assert!(about.blocks() * 512 <= 64 << 10, "{} blocks", about.blocks());
+        assert!(
+            about.blocks() * 512 <= 64 << 10,
+            "{} blocks",
+            about.blocks()
+        );
         assert_eq!(extents.len(), 4, "{extents:?}");
         assert_eq!(
             extents[1],
@@ -171,7 +179,10 @@ mod tests {
         assert_eq!(extents.len(), 2, "no part reaches across: {extents:?}");
         let again = allocate((bytes >> 20) as u32).unwrap();
         map(&again, bytes, &file, &extents).unwrap();
-        assert_eq!(again.read_obj::<u8>(GuestAddress(GAP_START - 1)).unwrap(), 7);
+        assert_eq!(
+            again.read_obj::<u8>(GuestAddress(GAP_START - 1)).unwrap(),
+            7
+        );
         assert_eq!(again.read_obj::<u8>(GuestAddress(GAP_END)).unwrap(), 8);
     }
 
@@ -185,6 +196,12 @@ mod tests {
             .collect();
         let joined = join(scattered, 5000 << 20);
         assert!(joined.len() <= MAX_EXTENTS, "{}", joined.len());
-        assert_eq!(joined.iter().filter(|part| part.offset == 3072 << 20).count(), 1);
+        assert_eq!(
+            joined
+                .iter()
+                .filter(|part| part.offset == 3072 << 20)
+                .count(),
+            1
+        );
     }
 }
