@@ -104,6 +104,7 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
                 .filter(|most| *most > 0),
         },
         kernel: arguments.kernel.clone(),
+        no_template: arguments.no_template,
         seccomp_unconfined: security.seccomp_unconfined,
         no_new_privileges: security.no_new_privileges,
         read_only: arguments.read_only,

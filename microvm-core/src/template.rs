@@ -15,8 +15,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::kvm::saved::{MAX_BYTES, Saved};
-use crate::{Error, Result};
+use crate::kvm::saved::{MAX_BYTES, Saved, fit};
+use crate::{Error, Result, VmConfig};
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
@@ -255,6 +255,15 @@ impl Drop for Draft {
         // It is there no more when it was published.
         let _ = fs::remove_dir_all(&self.hidden);
     }
+}
+
+/// What the template of a machine's kind is called: the name tells the size, and machines of another kernel or agent have
+/// another.
+///
+/// # Errors
+/// When the kernel or the initial RAM disk is not there.
+pub fn name(config: &VmConfig) -> Result<String> {
+    fit::name(config)
 }
 
 /// Removes the template in this directory, and says whether there was one. Machines that were made from it go on.

@@ -1,6 +1,7 @@
 //! Instances as microVMs.
 
 mod machine;
+mod template;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -101,12 +102,12 @@ impl Backend for Vm {
         config.networks = nics(job)?;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
-        let vm = microvm_core::launch(accelerator, &config)?;
-        for stage in vm.stages() {
+        let launched = template::launch(job, accelerator, config, &console, context.notice)?;
+        for stage in launched.vm.stages() {
             context.timeline.add(stage.name, stage.at);
         }
         let boot = Boot {
-            vm,
+            launched,
             console,
             config: GuestConfig {
                 shares: mounts.shared,
@@ -158,7 +159,7 @@ impl Maintenance {
         config.image_disk = image.files;
         let group = Group::make(&job)?;
         config.cgroup = group.membership()?;
-        let vm = microvm_core::launch(accelerator, &config)?;
+        let vm = template::launch_at_once(&job, accelerator, config)?;
         let options = Options {
             limit: BOOT_PATIENCE,
             console: Some(console),

@@ -1,12 +1,12 @@
 //! Which machines a template fits: those that would be just what it was when it was saved.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::arch::cpuid::Features;
 use crate::{Error, MEMORY_MIB, Result, Substrate, VCPUS, VmConfig};
@@ -17,12 +17,13 @@ use crate::{Error, MEMORY_MIB, Result, Substrate, VCPUS, VmConfig};
 pub(crate) struct Fit {
     /// The version of this crate.
     pub(crate) monitor: String,
-    /// The host's kernel, whose KVM's state it is.
+    /// The host's kernel, whose KVM's state it is; on kvm_pvm the running one alone. There guests read the host's own time-stamp
+    /// counter, which begins anew with the host, and a guest's clock stands still until that is where it was.
     pub(crate) host: String,
     /// What /dev/kvm is.
     pub(crate) substrate: String,
     /// The digest of all that the virtual CPUs say of themselves.
-    pub(crate) processor: u64,
+    pub(crate) processor: String,
     pub(crate) kernel: Origin,
     pub(crate) initramfs: Origin,
     pub(crate) command_line: String,
@@ -59,6 +60,27 @@ impl Origin {
     }
 }
 
+/// A name for machines of this kernel, initial RAM disk and size.
+pub(crate) fn name(config: &VmConfig) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for origin in [
+        Origin::of(&config.kernel, "cannot open the guest kernel")?,
+        Origin::of(&config.initramfs, "cannot open the initial RAM disk")?,
+    ] {
+        hasher.update(origin.device.to_le_bytes());
+        hasher.update(origin.inode.to_le_bytes());
+        hasher.update(origin.bytes.to_le_bytes());
+        hasher.update(origin.written.to_le_bytes());
+    }
+    let mut name = hex(&hasher.finalize());
+    name.truncate(12);
+    Ok(format!("{}m-{}cpu-{name}", config.memory_mib, config.vcpus))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 impl Fit {
     /// What a machine of this configuration is.
     pub(crate) fn of(
@@ -68,19 +90,38 @@ impl Fit {
         places: usize,
     ) -> Result<Self> {
         let features = Features::supported(kvm, substrate)?;
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = Sha256::new();
         for entry in features.of(0, config.vcpus)?.as_slice() {
-            (entry.function, entry.index, entry.flags).hash(&mut hasher);
-            (entry.eax, entry.ebx, entry.ecx, entry.edx).hash(&mut hasher);
+            let words = [
+                entry.function,
+                entry.index,
+                entry.flags,
+                entry.eax,
+                entry.ebx,
+                entry.ecx,
+                entry.edx,
+            ];
+            words
+                .iter()
+                .for_each(|word| hasher.update(word.to_le_bytes()));
+        }
+        let read = |path: &str| {
+            let text = fs::read_to_string(path)
+                .map_err(Error::system("read the host's kernel version"))?;
+            Ok::<_, Error>(text.trim().to_owned())
+        };
+        let mut host = read("/proc/sys/kernel/osrelease")?;
+        if *substrate == Substrate::Pvm {
+            host = format!(
+                "{host} booted as {}",
+                read("/proc/sys/kernel/random/boot_id")?
+            );
         }
         Ok(Self {
             monitor: env!("CARGO_PKG_VERSION").to_owned(),
-            host: fs::read_to_string("/proc/sys/kernel/osrelease")
-                .map_err(Error::system("read the host's kernel version"))?
-                .trim()
-                .to_owned(),
+            host,
             substrate: substrate.to_string(),
-            processor: hasher.finish(),
+            processor: hex(&hasher.finalize()),
             kernel: Origin::of(&config.kernel, "cannot open the guest kernel")?,
             initramfs: Origin::of(&config.initramfs, "cannot open the initial RAM disk")?,
             command_line: command_line.to_owned(),
