@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const MSRS_AT_ONCE: usize = 256;
 
 /// A virtual CPU.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CpuState {
     mp_state: kvm_mp_state,

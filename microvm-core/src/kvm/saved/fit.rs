@@ -171,3 +171,28 @@ impl Fit {
         VCPUS.contains(&self.vcpus) && MEMORY_MIB.contains(&self.memory_mib) && self.places < 64
     }
 }
+
+#[cfg(test)]
+impl Fit {
+    /// A machine of 64 MiB.
+    pub(crate) fn example() -> Self {
+        let origin = Origin {
+            device: 1,
+            inode: 2,
+            bytes: 3,
+            written: 4,
+        };
+        Self {
+            monitor: "1.0".into(),
+            host: "6.12".into(),
+            substrate: "svm".into(),
+            processor: "abc".into(),
+            kernel: origin.clone(),
+            initramfs: origin,
+            command_line: "quiet".into(),
+            memory_mib: 64,
+            vcpus: 1,
+            places: 10,
+        }
+    }
+}

@@ -8,6 +8,8 @@ mod cpu;
 pub(crate) mod fit;
 mod memory;
 mod system;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
