@@ -1,6 +1,8 @@
 //! Boots a Linux kernel in a virtual machine: on KVM by a virtual machine monitor of our own, or on QEMU's `microvm`
 //! machine where KVM cannot serve.
 //!
+//! Machines of the first kind can be saved where their agent waits and others made from that: see [`template`].
+//!
 //! The two are twins behind [`Hypervisor`]: the same [`VmConfig`] goes in, the same [`MicroVm`] comes out, with the
 //! control channel to the guest's agent as a plain stream of bytes. What is said on that channel is the business of
 //! `session`; this part knows nothing of images, instances or the agent's protocol.
