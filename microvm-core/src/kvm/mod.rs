@@ -209,10 +209,10 @@ fn origin(config: &VmConfig, command_line: &str, kvm: (&KvmFd, &Substrate)) -> R
             };
         }
         Start::Boot => None,
-        Start::Draft(files) => Some(Draft {
+        Start::Draft(files) => Some(Box::new(Draft {
             files: files.try_clone()?,
             fit: fit()?,
-        }),
+        })),
     };
     let (initramfs, initramfs_bytes) = open_initramfs(&config.initramfs)?;
     Ok(Origin::Boot {

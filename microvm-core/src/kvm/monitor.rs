@@ -50,7 +50,7 @@ pub(super) enum Origin {
         kernel: Kernel,
         initramfs: File,
         initramfs_bytes: u64,
-        draft: Option<Draft>,
+        draft: Option<Box<Draft>>,
     },
     /// It goes on from a template.
     Template(Template),
@@ -134,7 +134,7 @@ pub(super) struct Monitor {
     /// the others.
     slow: Vec<(usize, Work)>,
     /// What it takes to become a template.
-    draft: Option<(Draft, Vec<u32>)>,
+    draft: Option<(Box<Draft>, Vec<u32>)>,
     #[cfg(test)]
     intruder: Option<super::jail::tests::Intruder>,
     // Last, so that the machine outlives its virtual CPUs.
