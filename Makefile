@@ -50,6 +50,7 @@ bench: setup ## Measure containers and VMs, and write the report (PLIMSOLL_PLAN=
 .PHONY: test
 test: packages kernel ## Run all tests, in the lab too, and prove that nothing is left
 	@tools/packages $(PACKAGES_TEST)
+	@tests/stock-kernels >/dev/null
 	@tests/nothing-left before
 	PROPTEST_RNG_SEED=$(PROPTEST_RNG_SEED) cargo test --locked --workspace --no-fail-fast
 	@tools/packages $(PACKAGES_LAB)

@@ -488,7 +488,7 @@ pub(crate) struct CompareArguments {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 
-    /// Guest kernel of the VM: an uncompressed vmlinux
+    /// Guest kernel of the VM: a vmlinux or a bzImage [default: Plimsoll's own]
     #[arg(long, value_name = "PATH")]
     pub(crate) kernel: Option<PathBuf>,
 

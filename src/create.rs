@@ -103,7 +103,8 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
                 .and_then(|most| u64::try_from(most).ok())
                 .filter(|most| *most > 0),
         },
-        kernel: arguments.kernel.clone(),
+        // A later start may be elsewhere.
+        kernel: arguments.kernel.as_ref().map(|kernel| here.join(kernel)),
         no_template: arguments.no_template,
         seccomp_unconfined: security.seccomp_unconfined,
         no_new_privileges: security.no_new_privileges,

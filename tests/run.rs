@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Host, eventually, ways};
+use common::{Host, PARALLEL, eventually, ways};
 
 /// `run --rm` with a way's flags, more flags, and the built-in image.
 fn arguments<'a>(way: &[&'a str], flags: &[&'a str], command: &[&'a str]) -> Vec<&'a str> {
@@ -400,6 +400,16 @@ fn a_vm_has_the_memory_and_cpus_it_was_given() {
         assert_eq!(cpus, "2", "{way:?}");
         let memory: u32 = memory.parse().unwrap();
         assert!((64..=128).contains(&memory), "{way:?}: {memory}");
+    }
+}
+
+#[test]
+fn an_emulated_vm_of_two_processors_works_on_both_at_once() {
+    let host = Host::new();
+    // By our own monitor: tests/vm_kvm.rs.
+    for way in ways().into_iter().filter(|way| way.contains(&"tcg")) {
+        let said = host.plimsoll(arguments(&way, &["--cpus", "2"], &["sh", "-c", PARALLEL]));
+        common::check_parallel(said.ok());
     }
 }
 

@@ -53,6 +53,35 @@ fn is_answered(world: &World, host: &str, port: u16) -> bool {
 }
 
 #[test]
+fn n8_what_an_image_has_deleted_is_not_there_in_it_either() {
+    let Some(accel) = accelerators().first().copied() else {
+        skip!("a toolbox, because no VM starts quickly here");
+    };
+    let host = Host::new();
+    let context = host.scratch().join("context");
+    std::fs::create_dir(&context).unwrap();
+    std::fs::write(
+        context.join("Dockerfile"),
+        "FROM plimsoll/base\n\
+         RUN mkdir /again && echo old >/again/old && echo gone >/gone\n\
+         RUN rm -r /again /gone && mkdir /again && echo new >/again/new\n",
+    )
+    .unwrap();
+    let context = context.to_str().unwrap();
+    host.plimsoll(["build", "-t", "deleted", context]).ok();
+    for way in [
+        &["--backend", "container"][..],
+        &["--backend", "toolbox", "--accel", accel],
+    ] {
+        let mut words = vec!["run", "--rm"];
+        words.extend(way);
+        words.extend(["deleted", "sh", "-c", "ls /again; ls -d /go*"]);
+        let said = host.plimsoll(words);
+        assert_eq!(said.stdout, "new\n", "{way:?}: {said:?}");
+    }
+}
+
+#[test]
 fn n8_what_runs_in_it_is_a_container_of_the_machines_kernel() {
     let Some(accel) = accelerators().first().copied() else {
         skip!("a toolbox, because no VM starts quickly here");

@@ -7,7 +7,8 @@ use std::time::Duration;
 use reports::Results;
 use reports::results::{ArmKind, ArmStatus, CutOff, Metric, Sample};
 
-use crate::arm::Candidate;
+use crate::arm::network::{Client, Networks};
+use crate::arm::{Candidate, NOT_REACHED};
 use crate::clock;
 use crate::launch::Trouble;
 use crate::limits::Limits;
@@ -22,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) results: Results,
     pub(crate) candidates: Vec<Candidate>,
+    /// `None` where there is no network work.
+    pub(crate) networks: Option<Networks>,
     pub(crate) limits: Limits,
     pub(crate) sizes: Sizes,
     pub(crate) scratch: PathBuf,
@@ -45,6 +48,9 @@ pub(crate) struct Harness {
     pub(crate) places: Places,
     pub(crate) keeps: bool,
     limits: Limits,
+    networks: Option<Networks>,
+    /// Whose seats these are, once it is network work's turn.
+    client: Option<Client>,
     /// Arms that have been looked into.
     seen: BTreeSet<String>,
     begun: u64,
@@ -66,6 +72,7 @@ impl Harness {
             plan,
             mut results,
             candidates,
+            networks,
             limits,
             sizes,
             scratch,
@@ -85,6 +92,8 @@ impl Harness {
             places,
             keeps,
             limits,
+            networks,
+            client: None,
             seen: BTreeSet::new(),
             begun: clock::now(),
             benches_left: benches,
@@ -107,6 +116,40 @@ impl Harness {
             false => self.plan.bench * 3,
         };
         self.bench_until = clock::now() + share.as_nanos() as u64;
+    }
+
+    /// Puts the arms of network work into the seats, where they are not there yet. It comes last: the others do not come back.
+    pub(crate) fn enter_networks(&mut self, client: Client) {
+        if self.client == Some(client) {
+            return;
+        }
+        for seat in &mut self.seats {
+            seat.end();
+        }
+        take_status(&self.seats, &mut self.results);
+        self.client = Some(client);
+        let candidates = match &mut self.networks {
+            Some(networks) => networks.candidates(client),
+            None => Err("this run has none".to_owned()),
+        };
+        self.seats = match candidates {
+            Ok(candidates) => Seat::all(candidates).0,
+            Err(reason) => {
+                self.say(&format!("network work cannot be measured: {reason}"));
+                self.results
+                    .notes
+                    .push(format!("Network work was not measured: {reason}."));
+                Vec::new()
+            }
+        };
+        // Arms that are left out here, or by PLIMSOLL_ARMS, have an entry that says so.
+        let results = &self.results;
+        self.seats.retain(|seat| {
+            results.arm(seat.id()).is_some_and(|arm| match &arm.status {
+                ArmStatus::Ran => true,
+                ArmStatus::NotRun { reason } => reason == NOT_REACHED,
+            })
+        });
     }
 
     /// What is left of the run's time.
@@ -227,6 +270,9 @@ impl Harness {
     /// mitigations in force there.
     pub(crate) fn look_inside(&mut self, seat: usize, limit: Duration) -> Result<(), Trouble> {
         let arm = self.seats[seat].arm.about().clone();
+        if !self.seats[seat].arm.asks_from_inside() {
+            return Ok(());
+        }
         let Some(session) = self.seats[seat].session() else {
             return Ok(());
         };
@@ -276,7 +322,9 @@ impl Harness {
 /// Puts into the results what the seats know of their arms.
 pub(crate) fn take_status(seats: &[Seat], results: &mut Results) {
     for seat in seats {
-        if let Some(entry) = results.arms.iter_mut().find(|arm| arm.id == seat.id()) {
+        if let Some(entry) = results.arms.iter_mut().find(|arm| arm.id == seat.id())
+            && entry.status != ArmStatus::Ran
+        {
             entry.status = seat.status.clone();
         }
     }

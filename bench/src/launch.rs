@@ -51,6 +51,9 @@ fn said(stderr: &str) -> String {
     }
 }
 
+/// How long a companion may take to end once its input has.
+const COMPANIONS_GRACE: Duration = Duration::from_secs(10);
+
 /// What to start, and how.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Launch {
@@ -61,6 +64,10 @@ pub(crate) struct Launch {
     pub(crate) cgroups: Vec<Arc<File>>,
     /// The mount namespace to start in.
     pub(crate) mounts: Option<Arc<OwnedFd>>,
+    /// The network namespace to start in.
+    pub(crate) network: Option<Arc<OwnedFd>>,
+    /// What is started before it, says `ready`, and ends after it when its input does: the server of a client.
+    pub(crate) companions: Vec<Launch>,
     /// The command that removes what an instance may leave when it is killed.
     pub(crate) cleanup: Option<Vec<OsString>>,
     /// The command that removes what an instance leaves however it ends.
@@ -103,7 +110,6 @@ impl Launch {
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone().map_err(failed)?);
         let cgroups: Vec<i32> = self.cgroups.iter().map(|file| file.as_raw_fd()).collect();
-        let mounts = self.mounts.as_ref().map(|namespace| namespace.as_raw_fd());
         // SAFETY: between fork and exec only system calls are made, on descriptors that `self` keeps open. Every arm has
         // this hook, so that all of them pay the same for it.
         unsafe {
@@ -116,14 +122,15 @@ impl Launch {
                         return Err(std::io::Error::last_os_error());
                     }
                 }
-                if let Some(mounts) = mounts
-                    && libc::setns(mounts, libc::CLONE_NEWNS) != 0
-                {
-                    return Err(std::io::Error::last_os_error());
-                }
                 Ok(())
             });
         }
+        enter(&mut command, self.mounts.as_ref(), self.network.as_ref());
+        let companions = self
+            .companions
+            .iter()
+            .map(|companion| companion.spawn(true))
+            .collect::<Result<Vec<Running>, Trouble>>()?;
         let spawned = clock::now();
         let mut child = command.spawn().map_err(failed)?;
         // SAFETY: pidfd_open has no memory arguments; on success the descriptor is new and nobody else's, with CLOEXEC set.
@@ -148,7 +155,29 @@ impl Launch {
             cleanup: self.cleanup.clone(),
             remove: self.remove.clone(),
             env: self.env.clone(),
+            network: self.network.clone(),
+            companions,
         })
+    }
+}
+
+/// Has a command start in these namespaces.
+pub(crate) fn enter(
+    command: &mut Command,
+    mounts: Option<&Arc<OwnedFd>>,
+    network: Option<&Arc<OwnedFd>>,
+) {
+    for (namespace, kind) in [(mounts, libc::CLONE_NEWNS), (network, libc::CLONE_NEWNET)] {
+        let Some(namespace) = namespace.cloned() else {
+            continue;
+        };
+        // SAFETY: between fork and exec only a system call is made, on a descriptor that the closure keeps open.
+        unsafe {
+            command.pre_exec(move || match libc::setns(namespace.as_raw_fd(), kind) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
     }
 }
 
@@ -166,6 +195,8 @@ pub(crate) struct Running {
     cleanup: Option<Vec<OsString>>,
     remove: Option<Vec<OsString>>,
     env: Vec<(String, String)>,
+    network: Option<Arc<OwnedFd>>,
+    companions: Vec<Running>,
 }
 
 /// What [`Running::wait_readable`] saw.
@@ -292,6 +323,11 @@ impl Running {
         String::from_utf8_lossy(&text).into_owned()
     }
 
+    /// What was started before it.
+    pub(crate) fn companions(&mut self) -> &mut [Self] {
+        &mut self.companions
+    }
+
     /// The launcher's process.
     pub(crate) fn pid(&self) -> i32 {
         self.child.id() as i32
@@ -332,14 +368,20 @@ impl Drop for Running {
         after.extend(self.remove.take());
         for command in &after {
             if let Some((program, args)) = command.split_first() {
-                let _ = Command::new(program)
+                let mut command = Command::new(program);
+                command
                     .args(args)
                     .envs(self.env.iter().map(|(key, value)| (key, value)))
                     .stdin(Stdio::null())
                     .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .status();
+                    .stderr(Stdio::null());
+                enter(&mut command, None, self.network.as_ref());
+                let _ = command.status();
             }
+        }
+        for companion in self.companions.drain(..) {
+            // Whoever does not end is killed when dropped.
+            let _ = companion.stop(COMPANIONS_GRACE);
         }
     }
 }

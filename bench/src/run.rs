@@ -10,7 +10,8 @@ use criterion::Criterion;
 use reports::Results;
 use reports::results::{self, Completeness, ImageUnderTest};
 
-use crate::arm::{Candidate, bubblewrap, engine_peer, native, oci, plimsoll};
+use crate::arm::network::{self, Networks};
+use crate::arm::{Candidate, NOT_REACHED, bubblewrap, engine_peer, native, oci, plimsoll};
 use crate::benchmark;
 use crate::cli::{CommandLine, Mode};
 use crate::clock;
@@ -145,11 +146,19 @@ fn prepare(line: &CommandLine, plan: Plan, measure: bool, works: &[Work]) -> Res
     results.fingerprint = fingerprint::collect(&command.root);
     results.fingerprint.versions = versions::of_parts(&command.program, &command.kernel);
     results.notes = notes(limits, &images);
+    // Where KVM is emulated two instances take a minute to boot: only the longest plan waits for them.
+    let networks = Some(Networks::new(
+        &command,
+        &images,
+        limits,
+        plan.name == "full",
+    ));
     announce(&plan, &candidates, chosen, measure);
     Ok(Harness::new(Setup {
         plan,
         results,
         candidates,
+        networks,
         limits,
         sizes,
         scratch,
@@ -239,6 +248,7 @@ fn candidates(
     };
     let mut all = vec![native(false), native(true)];
     all.extend(plimsoll::candidates(command, images, limits));
+    all.push(network::toolbox_candidate());
     all.push(bubblewrap::candidate(rootfs));
     all.extend(oci::candidates(rootfs, &scratch.join("bundles"), mounts));
     all.extend(engine_peer::candidates(rootfs));
@@ -281,6 +291,10 @@ fn announce(plan: &Plan, candidates: &[Candidate], benches: u32, measure: bool) 
             Candidate::Able(_) => eprintln!("  {:<20} will run", about.id),
             Candidate::Unable(_) => {
                 if let results::ArmStatus::NotRun { reason } = &about.status {
+                    if reason == NOT_REACHED {
+                        eprintln!("  {:<20} will run, in network work", about.id);
+                        continue;
+                    }
                     eprintln!("  {:<20} not run: {reason}", about.id);
                 }
             }

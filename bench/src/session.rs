@@ -66,6 +66,19 @@ impl Session {
             ready_after: 0,
         };
         let spawned = session.running.spawned;
+        for companion in session.running.companions() {
+            let mut said = [0; 16];
+            let what = "the server's start";
+            let bytes = companion.read(&mut said, what, companion.spawned, limit)?;
+            if bytes == 0 {
+                return Err(companion.explain_end());
+            }
+            if said.get(..bytes) != Some(&b"ready\n"[..]) {
+                return Err(Trouble::Answer(
+                    "the server did not say \"ready\"".to_owned(),
+                ));
+            }
+        }
         let line = session.line("the workload's start", spawned, limit)?;
         if line != "ready" {
             return Err(Trouble::Answer(format!(

@@ -53,6 +53,9 @@ impl Steady {
     /// Starts instances where needed, sets the work up in them and finds out how many iterations make a sample.
     pub(crate) fn prepare(harness: &mut Harness, work: Work) -> Self {
         let metric = work.id();
+        if let Some(client) = work.client() {
+            harness.enter_networks(client);
+        }
         harness.begin_metric(work.metric(harness.sizes));
         let slow = harness
             .seats
@@ -207,7 +210,7 @@ impl Steady {
     /// Sets up, then asks for ever more iterations until a sample takes as long as planned, and for about that many a few
     /// times over, which warms caches. Returns the iterations and what a sample costs.
     fn calibrate(&self, harness: &mut Harness, part: &Part) -> Result<(u64, Duration), Trouble> {
-        let target = harness.plan.sample.as_nanos() as u64;
+        let target = (harness.plan.sample * self.work.longer()).as_nanos() as u64;
         let limit = part.budget.left();
         let deadline = clock::now() + limit.as_nanos() as u64;
         let patience = harness.plan.patience;

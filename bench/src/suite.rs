@@ -3,6 +3,7 @@
 use reports::results::{Direction, Group, Metric, Unit};
 
 use crate::arm::Places;
+use crate::arm::network::Client;
 
 /// One metric of steady work.
 #[derive(Debug, Clone)]
@@ -14,7 +15,7 @@ pub(crate) struct Work {
     description: &'static str,
     /// What one iteration counts for.
     pub(crate) scale: Scale,
-    /// The request, with `{n}` for the iterations and `{image}`, `{scratch}`, `{triad}`, `{chase}` for what differs
+    /// The request, with `{n}` for the iterations and `{image}`, `{scratch}`, `{peer}`, `{triad}`, `{chase}` for what differs
     /// between arms and hosts.
     request: &'static str,
 }
@@ -83,6 +84,7 @@ impl Work {
             .replace("{n}", &iterations.to_string())
             .replace("{image}", &places.image_file)
             .replace("{scratch}", &places.scratch)
+            .replace("{peer}", &places.peer)
             .replace("{triad}", &sizes.triad.to_string())
             .replace("{chase}", &sizes.chase.to_string())
     }
@@ -108,6 +110,23 @@ impl Work {
             16
         } else {
             0
+        }
+    }
+
+    /// Where the client of network work is; `None` for other work.
+    pub(crate) fn client(&self) -> Option<Client> {
+        match self.bench {
+            ("network", name) if name.starts_with("published.") => Some(Client::OnHost),
+            ("network", _) => Some(Client::InInstance),
+            _ => None,
+        }
+    }
+
+    /// How many times the plan's sample one of this work takes: a connection takes a while to its full speed.
+    pub(crate) fn longer(&self) -> u32 {
+        match (self.client(), self.scale) {
+            (Some(_), Scale::Bytes(_)) => 5,
+            _ => 1,
         }
     }
 
@@ -139,7 +158,7 @@ const MIB: u64 = 1 << 20;
 
 /// All steady work, in the order of the report.
 pub(crate) fn all() -> Vec<Work> {
-    use Group::{Cpu, File, Kernel, Memory};
+    use Group::{Cpu, File, Kernel, Memory, Network};
     use Scale::{Bytes, Operations, Triad};
     let work = |bench, group, scale, request, title, description| Work {
         bench,
@@ -321,6 +340,42 @@ pub(crate) fn all() -> Vec<Work> {
             "Writable layer: write + fsync",
             "4 KiB written to the same file, and the wait until the disk has it.",
         ),
+        work(
+            ("network", "published.latency"),
+            Network,
+            Operations(1),
+            "rr {n} peer={peer}",
+            "Published port: request and response",
+            "64 bytes from the host to the published port of a server in the instance and back, on one TCP connection; natively over \
+             the loopback interface.",
+        ),
+        work(
+            ("network", "published.throughput"),
+            Network,
+            Bytes(131_072),
+            "stream {n} peer={peer}",
+            "Published port: stream",
+            "A TCP stream in blocks of 128 KiB from the host to the published port of a server in the instance; natively over the \
+             loopback interface.",
+        ),
+        work(
+            ("network", "between.latency"),
+            Network,
+            Operations(1),
+            "rr {n} peer={peer}",
+            "Instance to instance: request and response",
+            "64 bytes from one instance to another on the same bridge and back, on one TCP connection; natively from process to \
+             process over the loopback interface.",
+        ),
+        work(
+            ("network", "between.throughput"),
+            Network,
+            Bytes(131_072),
+            "stream {n} peer={peer}",
+            "Instance to instance: stream",
+            "A TCP stream in blocks of 128 KiB from one instance to another on the same bridge; natively from process to process over \
+             the loopback interface.",
+        ),
     ]
 }
 
@@ -333,6 +388,7 @@ mod tests {
         let places = Places {
             image_file: "/i".to_owned(),
             scratch: "/s".to_owned(),
+            peer: "1.2.3.4:80".to_owned(),
         };
         let sizes = Sizes::choose(32 << 20, 256 << 20);
         let mut seen = std::collections::BTreeSet::new();

@@ -103,6 +103,7 @@ impl Arm for Direct {
         Some(Places {
             image_file: self.program.display().to_string(),
             scratch: self.scratch.display().to_string(),
+            peer: String::new(),
         })
     }
 }
@@ -127,6 +128,7 @@ fn harness(arms: Vec<Direct>, scratch: &Path) -> Harness {
             .into_iter()
             .map(|arm| Candidate::Able(Box::new(arm)))
             .collect(),
+        networks: None,
         limits: Limits {
             cpus: fingerprint::cores(),
             memory: Limits::MEMORY,
@@ -379,14 +381,17 @@ fn the_slope_of_known_processes_is_their_memory() {
 fn the_whole_suite_is_answered_by_the_workload() {
     let program = Program::new();
     let data = program.directory.path().join("data");
-    let mut session = Session::begin(
-        Launch::new(program.path(), ["serve"]).spawn(true).unwrap(),
-        SOON,
-    )
-    .unwrap();
+    let port = free_port();
+    let mut client = Launch::new(program.path(), ["serve"]);
+    client.companions.push(Launch::new(
+        program.path(),
+        ["echo", port.as_str(), "until-eof"],
+    ));
+    let mut session = Session::begin(client.spawn(true).unwrap(), SOON).unwrap();
     let places = Places {
         image_file: data.display().to_string(),
         scratch: program.directory.path().join("s").display().to_string(),
+        peer: format!("127.0.0.1:{port}"),
     };
     session
         .ask(
@@ -412,4 +417,31 @@ fn the_whole_suite_is_answered_by_the_workload() {
             .trim()
     );
     session.end().unwrap();
+}
+
+#[test]
+fn a_client_has_its_server_before_it_and_the_server_ends_after_it() {
+    let program = Program::new();
+    let port = free_port();
+    let mut client = Launch::new(program.path(), ["serve"]);
+    client.companions.push(Launch::new(
+        program.path(),
+        ["echo", port.as_str(), "until-eof"],
+    ));
+    let mut session = Session::begin(client.spawn(true).unwrap(), SOON).unwrap();
+    let peer = format!("127.0.0.1:{port}");
+    for request in ["rr 20", "stream 20"] {
+        let answer = session
+            .ask(&format!("{request} peer={peer}"), SOON)
+            .unwrap();
+        assert!(answer.elapsed > 0, "{request}");
+    }
+    assert!(std::net::TcpStream::connect(&peer).is_ok());
+    session.end().unwrap();
+    assert!(std::net::TcpStream::connect(&peer).is_err());
+}
+
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port().to_string()
 }

@@ -316,7 +316,7 @@ fn qemu_version() -> Option<String> {
     Some(text.lines().next()?.trim().to_owned())
 }
 
-/// The guest kernel used unless `--kernel` names one.
+/// The guest kernel used unless `--kernel` names one: one that guest/kernel/build.sh has built, so that nothing of it is examined.
 pub fn kernel_path() -> PathBuf {
     std::env::var_os("PLIMSOLL_KERNEL").map_or_else(|| PathBuf::from(DEFAULT_KERNEL), PathBuf::from)
 }

@@ -7,6 +7,7 @@
 //! names/<name>          symbolic link to the identifier that has the name
 //! trash/<id>            an instance in the course of being removed
 //! vm/                   initramfs and blank disk, made once
+//! vm/kernels/           what was made of kernels that users named (microvm_core::stock)
 //! volumes/<name>/       one volume (volume)
 //! networks/<name>/      one network (network)
 //! ```

@@ -12,12 +12,14 @@ const BYTES: usize = 65_536;
 /// Names and values.
 pub type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Whether an attribute belongs to the file, and not to overlayfs or to the host's security modules.
+/// Whether an attribute belongs to the file, and not to overlayfs, to us or to the host's security modules.
 fn is_passed_on(name: &[u8]) -> bool {
     matches!(
         name,
         b"security.capability" | b"system.posix_acl_access" | b"system.posix_acl_default"
-    ) || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+    ) || name.starts_with(b"user.")
+        && !name.starts_with(b"user.overlay.")
+        && !name.starts_with(b"user.plimsoll.")
 }
 
 /// The attributes of an open file that travel with it. What cannot be read has none.

@@ -1,6 +1,6 @@
 //! The guest kernel's command line: the one place that knows which words a guest needs on which processor.
 
-use crate::{Accelerator, Error, Result, Substrate};
+use crate::{Accelerator, Discovery, Error, Result, Substrate};
 
 /// How long a command line x86 kernels take, in bytes with the final zero (`COMMAND_LINE_SIZE`,
 /// arch/x86/include/asm/setup.h).
@@ -40,20 +40,32 @@ const ON_PVM: &[&str] = &[
     PVM_GLIBC_TUNABLES,
 ];
 
+/// What a guest is told that finds its devices by ACPI: such a kernel looks for PCI too, which neither machine has, and says on
+/// the console that it finds none.
+const BY_ACPI: &[&str] = &["pci=off"];
+
 /// The environment entry that keeps glibc from choosing code that the guest on kvm_pvm cannot keep the state of.
 pub const PVM_GLIBC_TUNABLES: &str = "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,\
 -AVX512CD,-AVX512DQ,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM";
 
-/// The command line of a guest that runs on this accelerator, where KVM on this host is `substrate`; `extra` comes
-/// last, so that it has the last word.
+/// The command line of a guest that runs on this accelerator, where KVM on this host is `substrate`, and finds its devices so;
+/// `extra` comes last, so that it has the last word.
 ///
 /// # Errors
 /// When `extra` holds something other than printable ASCII, or the whole is too long for the kernel.
-pub fn for_guest(accelerator: Accelerator, substrate: &Substrate, extra: &str) -> Result<String> {
+pub fn for_guest(
+    accelerator: Accelerator,
+    substrate: &Substrate,
+    discovery: Discovery,
+    extra: &str,
+) -> Result<String> {
     let pvm = accelerator != Accelerator::Tcg && *substrate == Substrate::Pvm;
     let mut words = EVERYWHERE.to_vec();
     if pvm {
         words.extend(ON_PVM);
+    }
+    if discovery == Discovery::Acpi {
+        words.extend(BY_ACPI);
     }
     if !extra.trim().is_empty() {
         words.push(extra.trim());
@@ -91,7 +103,9 @@ mod tests {
 
     #[test]
     fn only_a_guest_on_kvm_pvm_is_told_of_its_gaps() {
-        let line = |accelerator, substrate| for_guest(accelerator, &substrate, "").unwrap();
+        let line = |accelerator, substrate| {
+            for_guest(accelerator, &substrate, Discovery::CommandLine, "").unwrap()
+        };
         assert!(line(Accelerator::Kvm, Substrate::Pvm).contains("clearcpuid=xsave,"));
         assert!(line(Accelerator::QemuKvm, Substrate::Pvm).contains("GLIBC_TUNABLES="));
         for (accelerator, substrate) in [
@@ -109,20 +123,27 @@ mod tests {
 
     #[test]
     fn what_the_caller_adds_comes_last() {
-        let line = for_guest(Accelerator::Tcg, &Substrate::Pvm, " loglevel=7 debug ").unwrap();
-        assert!(line.ends_with(" loglevel=7 debug"), "{line}");
+        let line = for_guest(
+            Accelerator::Tcg,
+            &Substrate::Pvm,
+            Discovery::Acpi,
+            " loglevel=7 debug ",
+        )
+        .unwrap();
+        assert!(line.ends_with(" pci=off loglevel=7 debug"), "{line}");
         assert!(line.starts_with("console=ttyS0 "), "{line}");
     }
 
     #[test]
     fn a_line_the_kernel_cannot_take_is_refused() {
         for extra in ["a\nb", "naïve", "tab\tbed", "nul\0"] {
-            let refused = for_guest(Accelerator::Tcg, &Substrate::Svm, extra).unwrap_err();
+            let refused =
+                for_guest(Accelerator::Tcg, &Substrate::Svm, Discovery::Acpi, extra).unwrap_err();
             assert!(matches!(refused, Error::CommandLine(_)), "{refused}");
         }
         let long = "x".repeat(MAX_BYTES);
         assert!(matches!(
-            for_guest(Accelerator::Tcg, &Substrate::Svm, &long),
+            for_guest(Accelerator::Tcg, &Substrate::Svm, Discovery::Acpi, &long),
             Err(Error::NoRoom { .. })
         ));
     }

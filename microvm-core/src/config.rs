@@ -63,10 +63,23 @@ pub enum Start {
     Template(Template),
 }
 
+/// How a guest's kernel finds its processors and devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Discovery {
+    /// Its command line names the devices and an MP table the processors: `CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES` and
+    /// `CONFIG_X86_MPPARSE`, and nothing to interpret at boot.
+    #[default]
+    CommandLine,
+    /// By ACPI's tables, as distributions' kernels do.
+    Acpi,
+}
+
 /// What a virtual machine is made of. Every path is opened by the launching process, before anything is started.
 pub struct VmConfig {
     /// The guest kernel: an uncompressed ELF `vmlinux` for x86-64 with a PVH entry point.
     pub kernel: PathBuf,
+    /// How that finds its devices.
+    pub discovery: Discovery,
     /// The initial RAM disk, as a cpio archive that the kernel can unpack.
     pub initramfs: PathBuf,
     /// Files that together, one after another, are the read-only disk `/dev/vda`. Each is a multiple of 512 bytes
@@ -98,6 +111,7 @@ impl VmConfig {
     pub fn new(kernel: PathBuf, initramfs: PathBuf, console: File) -> Self {
         Self {
             kernel,
+            discovery: Discovery::default(),
             initramfs,
             image_disk: Vec::new(),
             writable_disk: None,

@@ -277,8 +277,7 @@ fn name_what_it_is(file: &File, bytes: u64) -> io::Result<String> {
     file.read_exact_at(&mut start, 0)?;
     // The boot protocol's magic (Documentation/arch/x86/boot.rst).
     if start.get(0x202..0x206) == Some(b"HdrS") {
-        return Ok("is a compressed kernel (bzImage), which is not supported yet: give the vmlinux it was made from, \
-                   or unpack it with the kernel's scripts/extract-vmlinux"
+        return Ok("is a compressed kernel (bzImage), and a vmlinux is needed here: name it with --kernel, which unpacks it"
             .to_owned());
     }
     let packed: &[(&[u8], &str)] = &[

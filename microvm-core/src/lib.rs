@@ -38,11 +38,13 @@ pub mod process;
 pub mod qemu;
 pub mod session;
 mod share;
+pub mod stock;
 pub mod template;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
 pub use config::{
-    MEMORY_MIB, Membership, NICS_MAX, Nic, Share, Stage, Start, VCPUS, VmConfig, monotonic_now,
+    Discovery, MEMORY_MIB, Membership, NICS_MAX, Nic, Share, Stage, Start, VCPUS, VmConfig,
+    monotonic_now,
 };
 pub use error::Error;
 pub use machine::{End, Ending, MicroVm};

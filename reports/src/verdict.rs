@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::analysis::{Analysis, Estimate, Missing};
 use crate::format;
-use crate::results::{Arm, ArmStatus, Group, Metric, Results, Unit};
+use crate::results::{Arm, ArmKind, ArmStatus, Group, Metric, Results, Unit};
 use crate::rules::{
     CLAIMS, Claim, Combine, Criterion, MARGIN, MIN_ROUNDS, Quantity, Subject, Test, Weight,
 };
@@ -374,9 +374,16 @@ impl<'a> Weigher<'a, '_> {
 
     fn arm(&self, subject: Subject) -> Option<&'a Arm> {
         match subject {
-            // Where the claim is about a toolbox, the one hop it is held against is any virtual machine that ran.
             Subject::Vm | Subject::Toolbox if machine_subject(self.claim) == Some(subject) => {
                 self.machine
+            }
+            // Two hops are held against one hop of the same kind of machine.
+            _ if subject == Subject::Vm
+                && self.machine.is_some_and(|arm| arm.kind == ArmKind::Toolbox) =>
+            {
+                let substrate = self.machine.and_then(|arm| arm.substrate.as_ref());
+                let mut arms = self.analysis.subjects(subject);
+                arms.find(|arm| arm.ran() && arm.substrate.as_ref() == substrate)
             }
             _ => {
                 let mut arms = self.analysis.subjects(subject);

@@ -125,7 +125,7 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_name = "CAPABILITY", value_delimiter = ',')]
     pub(crate) cap_drop: Vec<String>,
 
-    /// Guest kernel of a VM: an uncompressed vmlinux
+    /// Guest kernel of a VM: a vmlinux or a bzImage, such as /boot/vmlinuz-6.1.0-50-cloud-amd64 [default: Plimsoll's own]
     #[arg(long, value_name = "PATH")]
     pub(crate) kernel: Option<PathBuf>,
 

@@ -362,6 +362,19 @@ pub fn vm_ways() -> Vec<Vec<&'static str>> {
     ways
 }
 
+/// A shell's commands that work on two processors at once: what each has worked out, and which processors have worked for it.
+pub const PARALLEL: &str = "for mask in 1 2; do taskset $mask awk 'BEGIN { for (i = 0; i < 400000; i++) s += i; print s }' & done; \
+    wait; awk '/^cpu[0-9]/ { print $1, ($2 + $3 > 0) }' /proc/stat";
+
+/// Checks what [`PARALLEL`] has printed.
+#[track_caller]
+pub fn check_parallel(printed: &str) {
+    assert_eq!(
+        printed.trim_end(),
+        "79999800000\n79999800000\ncpu0 1\ncpu1 1"
+    );
+}
+
 pub fn guest_kernel() -> PathBuf {
     std::env::var_os("PLIMSOLL_KERNEL").map_or_else(
         || PathBuf::from("/var/cache/plimsoll/kernels/current/vmlinux"),

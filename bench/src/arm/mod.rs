@@ -10,6 +10,7 @@ use crate::launch::Launch;
 pub(crate) mod bubblewrap;
 pub(crate) mod engine_peer;
 pub(crate) mod native;
+pub(crate) mod network;
 pub(crate) mod oci;
 pub(crate) mod plimsoll;
 
@@ -32,6 +33,8 @@ pub(crate) struct Places {
     pub(crate) image_file: String,
     /// A directory that is written to: the writable layer.
     pub(crate) scratch: String,
+    /// Address and port of the server of network work; empty where there is none.
+    pub(crate) peer: String,
 }
 
 /// How long an arm takes to start, as far as its nature goes: how often a fresh instance can be afforded.
@@ -65,6 +68,11 @@ pub(crate) trait Arm {
     /// Where its files are; `None` for an arm that is measured for its start alone.
     fn places(&self) -> Option<Places> {
         None
+    }
+
+    /// Whether the resident workload is in the instance, and can tell what it sees there.
+    fn asks_from_inside(&self) -> bool {
+        true
     }
 
     /// How long it takes to start.

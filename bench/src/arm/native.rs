@@ -76,6 +76,7 @@ impl Arm for Native {
                 .display()
                 .to_string(),
             scratch: self.scratch.display().to_string(),
+            peer: String::new(),
         })
     }
 }

@@ -179,6 +179,7 @@ impl Arm for Plimsoll {
         Some(Places {
             image_file: format!("/{}", image::DATA_FILE),
             scratch: "/var/plimsoll-bench".to_owned(),
+            peer: String::new(),
         })
     }
 

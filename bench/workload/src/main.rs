@@ -21,7 +21,7 @@ const USAGE: &str = "usage: workload serve                  answer requests from
        workload once NAME ITERATIONS [KEY=VALUE…]   one request from the command line
        workload list                   the names of all work
        workload fill PATH BYTES        write a file that `read` can check
-       workload echo PORT              answer `rr`, `stream` and datagrams on a port
+       workload echo PORT [until-eof]  answer `rr`, `stream` and datagrams on a port, for ever or until the input ends
        workload hello | true | spin | idle";
 
 fn main() -> ExitCode {
@@ -53,8 +53,8 @@ fn main() -> ExitCode {
             Ok(bytes) => report(work::file::fill(Path::new(&arguments[1]), bytes)),
             Err(_) => report(Err(format!("{bytes:?} is not a number of bytes"))),
         },
-        ["echo", port] => match port.parse() {
-            Ok(port) => report(work::net::serve(port)),
+        ["echo", port, rest @ ..] if matches!(rest, [] | ["until-eof"]) => match port.parse() {
+            Ok(port) => report(work::net::serve(port, !rest.is_empty())),
             Err(_) => report(Err(format!("{port:?} is not a port"))),
         },
         ["spin"] => loop {

@@ -1,4 +1,4 @@
-//! A VM's files: its writable disk, and the initial RAM disk.
+//! A VM's files: its writable disk, the initial RAM disk, and a kernel of the user's own.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -6,6 +6,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use microvm_core::Accelerator;
+use microvm_core::stock::{self, Module, Prepared, Wants};
 
 use crate::error::{Error, Result};
 use crate::home::{Home, replace};
@@ -27,6 +30,30 @@ pub(super) fn initramfs(home: &Home) -> Result<PathBuf> {
         replace(&path, &guest_artifacts::initramfs())?;
     }
     Ok(path)
+}
+
+/// What a VM boots from whose kernel the user has named: unpacked, and with the modules it takes.
+pub(super) fn prepare_kernel(
+    home: &Home,
+    kernel: &Path,
+    accelerator: Accelerator,
+    wants: Wants,
+) -> Result<Prepared> {
+    let initramfs = |modules: &[Module]| {
+        let modules = modules.iter();
+        guest_artifacts::initramfs_with(
+            modules.map(|module| (module.name.as_str(), module.contents.as_slice())),
+        )
+    };
+    Ok(stock::prepare(&stock::Request {
+        kernel,
+        cache: &home.vm().join("kernels"),
+        wants,
+        accelerator,
+        substrate: microvm_core::substrate(),
+        agent: guest_artifacts::AGENT_SHA256,
+        initramfs: &initramfs,
+    })?)
 }
 
 /// Makes a blank ext4 disk at `path`: a sparse copy of a template that mkfs.ext4 makes once.

@@ -30,7 +30,7 @@ impl Backend for Toolbox {
             cwd: "/".to_owned(),
             identity: Identity::root(),
         };
-        vm::Vm.start(
+        vm::Vm::boot(
             &Job {
                 record: &record,
                 image: &image,
@@ -38,6 +38,7 @@ impl Backend for Toolbox {
                 ..*job
             },
             context,
+            true,
         )
     }
 }

@@ -17,7 +17,10 @@ use image_core::{Image, Store};
 use microvm_core::session::{
     self, FailureKind, Guest, Handle, Main, Options, SessionError, StdioFds,
 };
-use microvm_core::{Accelerator, Membership, Nic, Request, Share, Substrate, VmConfig, cmdline};
+use microvm_core::stock::Wants;
+use microvm_core::{
+    Accelerator, Discovery, Membership, Nic, Request, Share, Substrate, VmConfig, cmdline,
+};
 use oci_spec::runtime::LinuxResources;
 
 use super::container::set_limits;
@@ -88,16 +91,32 @@ pub(crate) struct Vm;
 
 impl Backend for Vm {
     fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
+        Self::boot(job, context, false)
+    }
+}
+
+impl Vm {
+    /// Boots a machine; in some, a container engine is to run.
+    pub(super) fn boot(
+        job: &Job<'_>,
+        context: &mut Context<'_>,
+        engine: bool,
+    ) -> Result<Box<dyn Running>> {
         let spec = &job.record.spec;
         let (accelerator, why) = microvm_core::choose(request(spec.accel))?;
         if spec.accel == Accel::Auto {
             (context.notice)(&why);
         }
         let console = console(job)?;
-        let mut config = config(job, &console)?;
+        let mounts = GuestMounts::of(volume::prepare(job.home, &spec.mounts, None)?)?;
+        let wants = Wants {
+            networks: !job.network.endpoints.is_empty(),
+            shares: !mounts.shares.is_empty(),
+            engine,
+        };
+        let mut config = config(job, &console, accelerator, wants)?;
         let image = image_disk(job)?;
         config.image_disk = image.files;
-        let mounts = GuestMounts::of(volume::prepare(job.home, &spec.mounts, None)?)?;
         config.shares = mounts.shares;
         config.networks = nics(job)?;
         let group = Group::make(job)?;
@@ -154,7 +173,7 @@ impl Maintenance {
         };
         let (accelerator, _) = microvm_core::choose(request(record.spec.accel))?;
         let console = console(&job)?;
-        let mut config = config(&job, &console)?;
+        let mut config = config(&job, &console, accelerator, Wants::default())?;
         let image = image_disk(&job)?;
         config.image_disk = image.files;
         let group = Group::make(&job)?;
@@ -391,17 +410,29 @@ fn console(job: &Job<'_>) -> Result<File> {
 
 /// A VM of the size asked for: `-m` is its memory, and `--cpus` as many virtual CPUs as cover it, with a limit on the
 /// monitor for the fraction.
-fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
+fn config(
+    job: &Job<'_>,
+    console: &File,
+    accelerator: Accelerator,
+    wants: Wants,
+) -> Result<VmConfig> {
     let home = job.home;
-    let kernel = match &job.record.spec.kernel {
-        Some(path) => path.clone(),
+    let (kernel, initramfs, discovery) = match &job.record.spec.kernel {
+        Some(path) => {
+            let prepared = disk::prepare_kernel(home, path, accelerator, wants)?;
+            (prepared.kernel, prepared.initramfs, prepared.discovery)
+        }
         None => {
             let path = doctor::kernel_path();
             if !path.is_file() {
                 return Err(Error::NoGuestKernel(path));
             }
-            path
+            (path, None, Discovery::CommandLine)
         }
+    };
+    let initramfs = match initramfs {
+        Some(path) => path,
+        None => disk::initramfs(home)?,
     };
     let writable = job.home.instance(&job.record.id).join("disk.ext4");
     if !writable.exists() {
@@ -411,7 +442,8 @@ fn config(job: &Job<'_>, console: &File) -> Result<VmConfig> {
         .try_clone()
         .map_err(|e| Error::io("open", "console.log", e))?;
     let limits = &job.record.spec.limits;
-    let mut config = VmConfig::new(kernel, disk::initramfs(home)?, console);
+    let mut config = VmConfig::new(kernel, initramfs, console);
+    config.discovery = discovery;
     config.writable_disk = Some(writable);
     config.vcpus = virtual_cpus(limits)?;
     // A fraction of a MiB is given up: the guest's memory is whole MiB.

@@ -55,7 +55,8 @@ impl Channel {
             }
             if time::now() > give_up {
                 return Err(Failure::config(format!(
-                    "there is no virtio-console port named {PORT_NAME}"
+                    "there is no virtio-console port named {PORT_NAME}: the guest's kernel may lack CONFIG_VIRTIO_CONSOLE or \
+                     CONFIG_VIRTIO_MMIO"
                 )));
             }
             time::sleep(LOOK_AGAIN_NS);

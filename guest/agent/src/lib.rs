@@ -1,9 +1,10 @@
 //! PID 1 of a Plimsoll microVM: everything but the program's first and last instructions, which are in `main.rs`.
 //!
-//! The agent is `/init` of an initial RAM disk that holds nothing else. It finds the control channel, says Hello, waits for
-//! one Start message, builds the root file system out of the image's layers, runs the main process as PID 1 of a PID namespace
-//! of its own, runs further ones beside it, carries their stdio, and ends with the machine's reset. After Prepare in place of
-//! Start it runs no main process, for work on the disk of an instance that has stopped. See `guest-protocol` for what is said.
+//! The agent is `/init` of an initial RAM disk that holds nothing else, but for the modules of a kernel that has drivers in such.
+//! It loads those, finds the control channel, says Hello, waits for one Start message, builds the root file system out of the
+//! image's layers, runs the main process as PID 1 of a PID namespace of its own, runs further ones beside it, carries their
+//! stdio, and ends with the machine's reset. After Prepare in place of Start it runs no main process, for work on the disk of
+//! an instance that has stopped. See `guest-protocol` for what is said.
 //!
 //! What shapes it: on a KVM that works by page tables every system call costs about a millisecond and the guest's kernel
 //! copies about 1.5 MB/s. So it has no standard library and no C library (a static Rust program with both is 1.1 MB and
@@ -22,6 +23,7 @@ extern crate std;
 mod channel;
 mod failure;
 mod launch;
+mod modules;
 mod network;
 mod oom;
 mod programs;
@@ -48,7 +50,8 @@ pub use sys::time::now;
 /// program's first instruction, by [`now`].
 pub fn run(entered_ns: u64) {
     sys::process::set_umask(0);
-    let mut channel = match Channel::open() {
+    // Without drivers there is no channel to complain on.
+    let mut channel = match modules::load().and_then(|()| Channel::open()) {
         Ok(channel) => channel,
         Err(failure) => {
             complain(&failure.message);

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
+use core::fmt::Display;
 
 use guest_protocol::{GuestConfig, ImageDisk, Mount, SHARES_TAG, SharedMount};
 
@@ -104,8 +105,10 @@ fn mount_writable(device: Option<&str>) -> Result<Option<Fd>, Failure> {
         make_upper()?;
         return Ok(None);
     };
-    mount::mount(&c_string(device)?, c"/write", c"ext4", 0, c"")
-        .or_fail(|| format!("mount the writable disk {device} as ext4"))?;
+    let mounted = mount::mount(&c_string(device)?, c"/write", c"ext4", 0, c"");
+    driven(mounted, "EXT4_FS", || {
+        format!("mount the writable disk {device} as ext4")
+    })?;
     let directory = file::open(c"/write", libc::O_RDONLY | libc::O_DIRECTORY)
         .or_fail(|| "open the writable disk's root directory")?;
     Ok(Some(directory))
@@ -162,8 +165,10 @@ fn mount_layers(image: &ImageDisk) -> Result<String, Failure> {
 }
 
 fn mount_layer(device: &CStr, target: &CStr, offset: i64, disk: &str) -> Result<(), Failure> {
-    mount::mount(device, target, c"erofs", libc::MS_RDONLY, c"")
-        .or_fail(|| format!("mount the layer at byte {offset} of {disk} as EROFS"))
+    let mounted = mount::mount(device, target, c"erofs", libc::MS_RDONLY, c"");
+    driven(mounted, "EROFS_FS", || {
+        format!("mount the layer at byte {offset} of {disk} as EROFS")
+    })
 }
 
 /// The same options as the container backend's overlay: what is on the writable disk can be read by either.
@@ -173,15 +178,33 @@ fn mount_overlay(lower: &str) -> Result<(), Failure> {
     );
     let options = c_string(&options)?;
     let overlay = || mount::mount(c"overlay", c"/root", c"overlay", 0, &options);
-    match overlay() {
+    let mounted = match overlay() {
         // A disk that has never been used lacks the two directories.
         Err(Errno(libc::ENOENT)) => {
             make_upper()?;
             overlay()
         }
         other => other,
+    };
+    driven(
+        mounted,
+        "OVERLAY_FS",
+        || "mount the overlay of the image's layers",
+    )
+}
+
+/// Says what a kernel lacks that does not know a kind of file system. The host has refused it already if it could be known.
+fn driven<D: Display>(
+    mounted: Result<(), Errno>,
+    option: &str,
+    what: impl FnOnce() -> D,
+) -> Result<(), Failure> {
+    match mounted {
+        Err(Errno(libc::ENODEV)) => Err(Failure::config(format!(
+            "the guest's kernel has no CONFIG_{option}"
+        ))),
+        other => other.or_fail(what),
     }
-    .or_fail(|| "mount the overlay of the image's layers")
 }
 
 /// Makes /root the root directory. An initial RAM disk cannot be pivoted away from, only mounted over.
@@ -311,8 +334,8 @@ fn open_shares(shares: &[SharedMount]) -> Result<Vec<Tree>, Failure> {
         return Ok(Vec::new());
     }
     file::make_directory(c"/shares", 0o755).or_fail(|| "make /shares")?;
-    mount::mount(&c_string(SHARES_TAG)?, c"/shares", c"virtiofs", 0, c"")
-        .or_fail(|| "mount what the host shares")?;
+    let mounted = mount::mount(&c_string(SHARES_TAG)?, c"/shares", c"virtiofs", 0, c"");
+    driven(mounted, "VIRTIO_FS", || "mount what the host shares")?;
     let open = |share: &SharedMount| {
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
         if share.name.is_empty() || !share.name.bytes().all(plain) {

@@ -41,7 +41,7 @@ impl Archive {
             0, // group: root
             1, // links
             0, // modification time
-            u32::try_from(contents.len()).expect("the programs are far below 4 GiB"),
+            u32::try_from(contents.len()).expect("programs and modules are far below 4 GiB"),
             0, // the device the file was on, major and minor
             0,
             device.0,

@@ -13,6 +13,11 @@ include!(concat!(env!("OUT_DIR"), "/programs.rs"));
 ///
 /// The same bytes each time. Uncompressed, since a guest whose kernel is emulated unpacks slowly.
 pub fn initramfs() -> Vec<u8> {
+    initramfs_with([])
+}
+
+/// The same with modules for a kernel that has its drivers in them: names and contents, in the order they are to be loaded in.
+pub fn initramfs_with<'a>(modules: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<u8> {
     let mut archive = cpio::Archive::default();
     // Where the agent mounts the devices, the image's layers, the writable layer and the whole.
     for directory in ["dev", "image", "write", "root"] {
@@ -21,6 +26,14 @@ pub fn initramfs() -> Vec<u8> {
     // The kernel opens the console as init's stdio before anything is mounted.
     archive.character_device("dev/console", 0o600, 5, 1);
     archive.file("init", 0o755, AGENT);
+    let mut modules = modules.into_iter().enumerate().peekable();
+    if modules.peek().is_some() {
+        archive.directory("modules", 0o755);
+    }
+    for (number, (name, contents)) in modules {
+        // The agent goes by the names' order.
+        archive.file(&format!("modules/{number:03}-{name}"), 0o644, contents);
+    }
     archive.finish()
 }
 
@@ -63,6 +76,16 @@ mod tests {
     fn the_agent_needs_no_relocation_and_no_loader() {
         // e_type at byte 16: ET_EXEC is 2.
         assert_eq!(AGENT.get(16..18), Some(&[2, 0][..]));
+    }
+
+    #[test]
+    fn modules_are_named_in_the_order_they_are_given_in() {
+        let contains =
+            |archive: &[u8], name: &[u8]| archive.windows(name.len()).any(|window| window == name);
+        let archive = initramfs_with([("virtio.ko", &b"a"[..]), ("erofs.ko", b"b")]);
+        assert!(contains(&archive, b"modules/000-virtio.ko\0"));
+        assert!(contains(&archive, b"modules/001-erofs.ko\0"));
+        assert!(!contains(&initramfs(), b"modules/000"));
     }
 
     #[test]

@@ -30,13 +30,18 @@ enum Policy {
 ///
 /// - `user.*`, file capabilities and POSIX ACLs belong to the file and are kept.
 /// - `trusted.*` belongs to the host's root: with `trusted.overlay.redirect` an archive could show files of other directories as its
-///   own, and `user.overlay.*` is the same for mounts in user namespaces. Refused.
+///   own, and `user.overlay.*` is the same for mounts in user namespaces, `user.plimsoll.*` for VMs. Refused.
 /// - Labels and hashes of security modules (`security.selinux`, `.ima`, …) are the host's policy, as for docker. Passed over, like
 ///   all that no Linux file system knows.
 fn policy(name: &[u8]) -> Policy {
     match name {
         b"security.capability" | b"system.posix_acl_access" | DEFAULT_ACL => Policy::Set,
-        _ if name.starts_with(b"trusted.") || name.starts_with(b"user.overlay.") => Policy::Refuse,
+        _ if name.starts_with(b"trusted.")
+            || name.starts_with(b"user.overlay.")
+            || name.starts_with(b"user.plimsoll.") =>
+        {
+            Policy::Refuse
+        }
         _ if name.starts_with(b"user.") => Policy::Set,
         _ => Policy::PassOver,
     }

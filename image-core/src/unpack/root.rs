@@ -14,7 +14,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
-use super::whiteout::{OPAQUE, is_directory, is_whiteout};
+use super::whiteout::{OPAQUE, OPAQUE_FOR_ALL, is_directory, is_whiteout};
 use crate::error::printable;
 use crate::{Error, Result};
 
@@ -151,6 +151,11 @@ impl Root {
     /// Marks a directory as hiding everything in lower layers.
     pub(crate) fn make_opaque(&mut self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
         self.has_opaque = true;
+        match rustix::fs::fsetxattr(directory, OPAQUE_FOR_ALL, b"y", XattrFlags::empty()) {
+            // A file system without attributes for users is none that layers can be served from.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
         rustix::fs::fsetxattr(directory, OPAQUE, b"y", XattrFlags::empty())
     }
 

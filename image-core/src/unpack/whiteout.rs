@@ -9,6 +9,10 @@ use rustix::fs::{FileType, Stat};
 /// The attribute of a directory that hides everything below it in lower layers.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
+/// The same for whoever may not read `trusted`: the servers of virtio-fs, which have no privileges, answer from this one when the engine in
+/// a VM asks for [`OPAQUE`] (microvm-core). No archive may bring it.
+pub(crate) const OPAQUE_FOR_ALL: &str = "user.plimsoll.trusted.overlay.opaque";
+
 /// What an entry's last name says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Name<'n> {

@@ -56,13 +56,14 @@ pub(crate) fn initramfs_address(bytes: u64, memory_bytes: u64, kernel_end: u64) 
 
 /// Writes everything that a kernel entered by PVH looks for.
 ///
-/// `initramfs` is where it lies and how many bytes it has.
+/// `initramfs` is where it lies and how many bytes it has, `acpi` where the root of ACPI's tables is, if there are any.
 pub(crate) fn write(
     memory: &Memory,
     instruction: u64,
     command_line: &str,
     initramfs: (u64, u64),
     cpus: u8,
+    acpi: Option<u64>,
 ) -> Result<Entry> {
     cmdline::check(command_line)?;
     let failed = |what| {
@@ -98,6 +99,7 @@ pub(crate) fn write(
         nr_modules: u32::from(initramfs.1 > 0),
         modlist_paddr: MODULES.raw_value(),
         cmdline_paddr: COMMAND_LINE.raw_value(),
+        rsdp_paddr: acpi.unwrap_or(0),
         memmap_paddr: MEMORY_MAP.raw_value(),
         memmap_entries: map.len() as u32,
         ..Default::default()
@@ -141,7 +143,9 @@ mod tests {
     #[test]
     fn the_kernel_finds_its_command_line_memory_and_initramfs() {
         let memory = allocate(128).unwrap();
-        let entry = write(&memory, 0x100_0000, "console=ttyS0", (0x700_0000, 77), 2).unwrap();
+        let initramfs = (0x700_0000, 77);
+        let line = "console=ttyS0";
+        let entry = write(&memory, 0x100_0000, line, initramfs, 2, Some(0xe_0000)).unwrap();
         assert_eq!(
             entry,
             Entry {
@@ -154,6 +158,7 @@ mod tests {
             (start.magic, start.nr_modules, start.memmap_entries),
             (START_MAGIC, 1, 3)
         );
+        assert_eq!(start.rsdp_paddr, 0xe_0000);
         let module: hvm_modlist_entry = memory.read_obj(GuestAddress(start.modlist_paddr)).unwrap();
         assert_eq!((module.paddr, module.size), (0x700_0000, 77));
         let mut line = [0; 14];

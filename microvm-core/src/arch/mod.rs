@@ -1,5 +1,6 @@
 //! What is x86-64's own: how a kernel is entered, what the processor says of itself, how processors find each other.
 
+pub(crate) mod acpi;
 pub(crate) mod boot;
 pub(crate) mod cpuid;
 mod mptable;

@@ -8,6 +8,7 @@ use super::devices::{NOTIFY, POKE, READ, READY, REGISTER, WIDE};
 use crate::devices::virtio::mmio::register;
 use crate::devices::virtio::testing::{NEXT, WRITE};
 use crate::kernel::tests::image;
+use crate::stock::fuzz::{bzimage, module_file as module};
 
 /// Where the parts of a queue are: see `testing::Rings`.
 const TABLE: u64 = 0x1000;
@@ -202,6 +203,12 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             files(22, 2, b"\x10\0\0\0\0\0\0\0user.a\0"),
         ),
         ("kernel", "small", image(b"\xf4\xeb\xfd", 0x100_0000)),
+        ("bzimage", "plain", bzimage(b"\x7fELF and so on")),
+        (
+            "module",
+            "small",
+            module("depends=virtio\0softdep=pre: crc32c\0"),
+        ),
         ("protocol", "to-host", to_host),
         ("protocol", "to-guest", to_guest),
     ]

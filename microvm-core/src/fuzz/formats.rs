@@ -10,6 +10,7 @@ use crate::kernel::Kernel;
 use crate::kvm::saved::Saved;
 use crate::kvm::saved::tests::restore;
 use crate::memory::allocate;
+use crate::stock;
 
 #[test]
 fn kernel_images() {
@@ -27,6 +28,22 @@ fn kernel_images() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn compressed_kernels() {
+    fuzz("bzimage", |input| match stock::fuzz::kernel(input) {
+        Ok(bytes) => format!("{bytes} bytes"),
+        Err(why) => words(&why),
+    });
+}
+
+#[test]
+fn kernel_modules() {
+    fuzz("module", |input| match stock::fuzz::module(input) {
+        Some(entries) => entries.join(" "),
+        None => "none".to_owned(),
     });
 }
 

@@ -4,14 +4,15 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::saved::SerialLine;
+use crate::arch::acpi;
 use crate::devices::serial::{self, Console};
 use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
 use crate::memory::GAP_START;
 
 /// The keyboard controller's command port, and its command that resets the machine.
-const KEYBOARD: u16 = 0x64;
+pub(super) const KEYBOARD: u16 = 0x64;
 const KEYBOARD_DATA: u16 = 0x60;
-const RESET: u8 = 0xfe;
+pub(super) const RESET: u8 = 0xfe;
 
 /// Where the first virtio device is on the bus; the others follow, a page each.
 pub(crate) const FIRST_SLOT: u64 = GAP_START + 0x1000_0000;
@@ -24,7 +25,7 @@ pub(crate) const FIRST_LINE: u32 = 5;
 pub(crate) enum Asked {
     /// Nothing.
     Nothing,
-    /// To be reset, which is how a guest ends.
+    /// To be reset, which is how a guest ends, or to be switched off, which is the same here.
     Reset,
 }
 
@@ -72,8 +73,8 @@ impl Bus {
                 data.iter_mut()
                     .for_each(|byte| *byte = console.read(register));
             }
-            // Nothing to read, and room for a command.
-            KEYBOARD | KEYBOARD_DATA => data.fill(0),
+            // Nothing to read, and room for a command; and nothing that has woken the machine.
+            KEYBOARD | KEYBOARD_DATA | acpi::SLEEP_CONTROL | acpi::SLEEP_STATUS => data.fill(0),
             _ => data.fill(0xff),
         }
     }
@@ -90,6 +91,9 @@ impl Bus {
                 }
             }
             KEYBOARD if data == [RESET] => return Asked::Reset,
+            acpi::SLEEP_CONTROL if data.iter().any(|byte| byte & acpi::SLEEP_ENABLE != 0) => {
+                return Asked::Reset;
+            }
             _ => {}
         }
         Asked::Nothing
@@ -172,5 +176,16 @@ mod tests {
         assert_eq!(status, [0]);
         assert_eq!(bus.write_port(KEYBOARD, &[0xd1]), Asked::Nothing);
         assert_eq!(bus.write_port(KEYBOARD, &[RESET]), Asked::Reset);
+    }
+
+    #[test]
+    fn only_the_enabled_sleep_switches_off() {
+        let bus = bus();
+        let mut status = [0xff];
+        bus.read_port(acpi::SLEEP_STATUS, &mut status);
+        assert_eq!(status, [0]);
+        assert_eq!(bus.write_port(acpi::SLEEP_STATUS, &[0x80]), Asked::Nothing);
+        assert_eq!(bus.write_port(acpi::SLEEP_CONTROL, &[0x14]), Asked::Nothing);
+        assert_eq!(bus.write_port(acpi::SLEEP_CONTROL, &[0x34]), Asked::Reset);
     }
 }

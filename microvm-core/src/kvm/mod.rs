@@ -44,8 +44,8 @@ use crate::kernel::Kernel;
 use crate::machine::Ending;
 use crate::process::{Fork, Process, fork_apart, fork_into, pidfd_of};
 use crate::{
-    Accelerator, Error, Hypervisor, Membership, MicroVm, Result, Stage, Start, Substrate, VmConfig,
-    cmdline, nic, share,
+    Accelerator, Discovery, Error, Hypervisor, Membership, MicroVm, Result, Stage, Start,
+    Substrate, VmConfig, cmdline, nic, share,
 };
 
 /// Starts machines with our own monitor, in a child process without another program.
@@ -160,7 +160,12 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         &(most.min(255) as u8),
     )?;
     let substrate = behind_open_kvm();
-    let command_line = cmdline::for_guest(Accelerator::Kvm, &substrate, &config.extra_cmdline)?;
+    let command_line = cmdline::for_guest(
+        Accelerator::Kvm,
+        &substrate,
+        config.discovery,
+        &config.extra_cmdline,
+    )?;
     let origin = origin(config, &command_line, (&kvm, &substrate))?;
     let mut disks = Vec::with_capacity(2);
     if !config.image_disk.is_empty() {
@@ -181,6 +186,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         kvm,
         substrate,
         origin,
+        discovery: config.discovery,
         disks,
         shares,
         networks,
@@ -197,6 +203,12 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
 
 /// What the machine begins with.
 fn origin(config: &VmConfig, command_line: &str, kvm: (&KvmFd, &Substrate)) -> Result<Origin> {
+    if config.discovery == Discovery::Acpi && !matches!(config.start, Start::Boot) {
+        // By which names such a kernel would be asked to look again differs from kernel to kernel.
+        return Err(Error::Start(
+            "a kernel that finds its devices by ACPI can have no template".to_owned(),
+        ));
+    }
     let fit = || Fit::of(config, command_line, kvm, PLACES);
     let draft = match &config.start {
         Start::Template(template) => {

@@ -16,7 +16,7 @@ use vm_superio::Serial;
 use vm_superio::serial::NoEvents;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::bus::{Bus, FIRST_LINE, FIRST_SLOT};
+use super::bus::{Bus, FIRST_LINE, FIRST_SLOT, KEYBOARD, RESET};
 use super::jail::{Jail, Seal, Work};
 use super::kick;
 use super::report::Report;
@@ -24,7 +24,7 @@ use super::saved::{self, Fit, Saved, SerialLine};
 use super::vcpu::Vcpu;
 use super::vm::Vm;
 use crate::arch::cpuid::Features;
-use crate::arch::{INTERRUPT_LINES, boot, registers};
+use crate::arch::{INTERRUPT_LINES, acpi, boot, registers};
 use crate::devices::serial::{self, Interrupt, Output};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{Blk, Disk};
@@ -38,10 +38,10 @@ use crate::devices::virtio::vacant::Vacant;
 use crate::event_loop::EventLoop;
 use crate::kernel::Kernel;
 use crate::machine::SAVE_SIGNAL;
-use crate::memory::{allocate, place};
+use crate::memory::{Memory, allocate, place};
 use crate::share::Shared;
 use crate::template::{DraftFiles, Template};
-use crate::{End, Error, NICS_MAX, Nic, Result, Substrate, monotonic_now};
+use crate::{Discovery, End, Error, NICS_MAX, Nic, Result, Substrate, monotonic_now};
 
 /// What a machine begins with.
 pub(super) enum Origin {
@@ -67,6 +67,7 @@ pub(super) struct Parts {
     pub(super) kvm: Kvm,
     pub(super) substrate: Substrate,
     pub(super) origin: Origin,
+    pub(super) discovery: Discovery,
     pub(super) disks: Vec<Disk>,
     pub(super) shares: Vec<Shared>,
     pub(super) networks: Vec<Nic>,
@@ -214,16 +215,23 @@ impl Monitor {
         match &parts.origin {
             Origin::Boot { kernel, .. } => {
                 let mut command_line = parts.command_line;
-                for slot in bus.slots() {
-                    command_line.push(' ');
-                    command_line.push_str(&slot.kernel_parameter());
-                }
+                let acpi = match parts.discovery {
+                    Discovery::CommandLine => {
+                        for slot in bus.slots() {
+                            command_line.push(' ');
+                            command_line.push_str(&slot.kernel_parameter());
+                        }
+                        None
+                    }
+                    Discovery::Acpi => Some(tables(vm.memory(), &bus, parts.vcpus)?),
+                };
                 let entry = boot::write(
                     vm.memory(),
                     kernel.entry(),
                     &command_line,
                     ramdisk,
                     parts.vcpus,
+                    acpi,
                 )?;
                 registers::write_descriptors(vm.memory())?;
                 fds.iter().try_for_each(registers::set_common)?;
@@ -606,6 +614,23 @@ fn bus(vm: &Vm, devices: Devices, console: File, line: Option<&SerialLine>) -> R
             .map_err(|_| Error::Start("the template's console is in no possible state".into()))?,
     };
     Ok(Arc::new(Bus::new(serial, slots)))
+}
+
+/// Writes ACPI's tables of what is on the bus, and gives the address of their root.
+fn tables(memory: &Memory, bus: &Bus, cpus: u8) -> Result<u64> {
+    let place = |slot: &Arc<Slot>| acpi::Place {
+        address: slot.address,
+        bytes: SLOT_BYTES,
+        line: slot.line,
+    };
+    let virtio: Vec<acpi::Place> = bus.slots().iter().map(place).collect();
+    let machine = acpi::Machine {
+        cpus,
+        serial: (serial::PORT, serial::LINE),
+        reset: (KEYBOARD, RESET),
+        virtio: &virtio,
+    };
+    acpi::write(memory, &machine)
 }
 
 /// The number of a signal that has come.

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use serde_json::{Value, json};
 
-use crate::config::{Nic, VmConfig};
+use crate::config::{Discovery, Nic, VmConfig};
 
 /// The descriptors QEMU gets. Their numbers stay what they are.
 #[derive(Default)]
@@ -46,6 +46,7 @@ pub(super) struct Machine<'a> {
     pub(super) kvm: bool,
     pub(super) vcpus: u8,
     pub(super) memory_mib: u32,
+    pub(super) discovery: Discovery,
     pub(super) kernel: i32,
     pub(super) initramfs: i32,
     pub(super) command_line: &'a str,
@@ -74,12 +75,14 @@ impl Network {
     }
 }
 
-/// How many virtio devices the machine has places for.
-const SLOTS: usize = 8;
-
-/// How many network devices it has places for, beside these disks and the shares, the control channel and the random numbers.
-pub(super) fn network_slots(disks: usize, shares: bool) -> usize {
-    SLOTS - 2 - disks - usize::from(shares)
+/// How many network devices the machine has places for, beside these disks and the shares, the control channel and the random
+/// numbers. With ACPI it has a second interrupt controller, and so more places.
+pub(super) fn network_slots(disks: usize, shares: bool, discovery: Discovery) -> usize {
+    let slots = match discovery {
+        Discovery::CommandLine => 8,
+        Discovery::Acpi => 24,
+    };
+    slots - 2 - disks - usize::from(shares)
 }
 
 impl Machine<'_> {
@@ -88,8 +91,18 @@ impl Machine<'_> {
         // The real-time clock stays on: without one a guest that has no kvm-clock waits a second for it.
         arguments.pair(
             "-machine",
-            "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off,dump-guest-core=off",
+            format!(
+                "microvm,acpi={},pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,mem-merge=off,dump-guest-core=off",
+                match self.discovery {
+                    Discovery::CommandLine => "off",
+                    Discovery::Acpi => "on",
+                }
+            ),
         );
+        // With ACPI the machine would take SeaBIOS, which starts slower and needs option ROMs to load a kernel.
+        if self.discovery == Discovery::Acpi {
+            arguments.pair("-bios", "qboot.rom");
+        }
         if self.shares.is_some() {
             // virtiofsd reads and writes the guest's memory itself.
             let size = u64::from(self.memory_mib) << 20;
@@ -190,7 +203,8 @@ pub(super) fn timing(config: &VmConfig, counter_khz: Option<u64>) -> String {
     if let Some(khz) = counter_khz {
         words.push(format!("tsc_early_khz={khz} tsc=reliable"));
     }
-    if config.vcpus == 1 {
+    // With ACPI, Linux 6.1 was seen to wait for ever in its reset when it had only the interval timer.
+    if config.vcpus == 1 && config.discovery == Discovery::CommandLine {
         words.push("noapictimer".to_owned());
     }
     words.join(" ")
@@ -234,6 +248,7 @@ mod tests {
             kvm: false,
             vcpus: 2,
             memory_mib: 128,
+            discovery: Discovery::CommandLine,
             kernel: 40,
             initramfs: 41,
             command_line: "quiet a,b",
@@ -266,7 +281,8 @@ mod tests {
 
     #[test]
     fn a_machine_with_everything_has_places_for_three_network_devices() {
-        assert_eq!(network_slots(2, true), 3);
-        assert_eq!(network_slots(1, false), 5);
+        assert_eq!(network_slots(2, true, Discovery::CommandLine), 3);
+        assert_eq!(network_slots(1, false, Discovery::CommandLine), 5);
+        assert_eq!(network_slots(2, true, Discovery::Acpi), 19);
     }
 }

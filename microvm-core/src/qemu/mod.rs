@@ -80,11 +80,13 @@ impl Hypervisor for Qemu {
             arguments::timing(config, clock.finish())
         };
         let extra = format!("{words} {}", config.extra_cmdline);
-        let command_line = cmdline::for_guest(self.accelerator, &substrate(), &extra)?;
+        let command_line =
+            cmdline::for_guest(self.accelerator, &substrate(), config.discovery, &extra)?;
         let arguments = arguments::Machine {
             kvm,
             vcpus: config.vcpus,
             memory_mib: config.memory_mib,
+            discovery: config.discovery,
             kernel,
             initramfs,
             command_line: &command_line,
@@ -143,7 +145,7 @@ fn start(
 /// The network devices, as far as the machine has places for them.
 fn networks(config: &VmConfig, disks: usize, passed: &mut Passed) -> Result<Vec<Network>> {
     let nics = crate::nic::open(&config.networks)?;
-    let most = arguments::network_slots(disks, !config.shares.is_empty());
+    let most = arguments::network_slots(disks, !config.shares.is_empty(), config.discovery);
     if nics.len() > most {
         return Err(Error::OutOfRange {
             what: "the number of network devices beside what else QEMU's machine has places for",

@@ -97,6 +97,11 @@ fn is_executable(path: &Path) -> bool {
     })
 }
 
+/// Which of the host's attributes stand for a guest's: what overlayfs asks directories of a lower layer for can be read with
+/// privileges only, which virtiofsd has none of, and layers of images bear it under another name too.
+const XATTR_MAP: &str = "--xattrmap=:prefix:all:trusted.overlay.:user.plimsoll.::ok:all:::";
+const C_XATTR_MAP: &str = "xattrmap=:prefix:all:trusted.overlay.:user.plimsoll.::ok:all:::";
+
 /// Its arguments. It is told that attributes are valid for no time, since others may change the files, and to let pages be
 /// cached, without which files cannot be mapped. The one in Rust cannot be told the former: it takes a second.
 fn arguments(program: &Path, listener: i32) -> Vec<String> {
@@ -108,12 +113,15 @@ fn arguments(program: &Path, listener: i32) -> Vec<String> {
             "-f",
             "-o",
             "source=/tmp,sandbox=chroot,cache=auto,timeout=0,xattr,log_level=warn",
+            "-o",
+            C_XATTR_MAP,
         ],
         false => &[
             "--shared-dir=/tmp",
             "--sandbox=chroot",
             "--cache=auto",
             "--xattr",
+            XATTR_MAP,
             "--log-level=warn",
         ],
     };

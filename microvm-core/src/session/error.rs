@@ -38,6 +38,14 @@ pub enum SessionError {
         /// As for [`SessionError::Ended`].
         console: String,
     },
+    /// The guest's agent has given up before it had a channel to say so on.
+    #[error("the guest agent gave up: {why}{console}")]
+    GaveUp {
+        /// Why, in the agent's words.
+        why: String,
+        /// As for [`SessionError::Ended`].
+        console: String,
+    },
     /// The agent closed the channel, or the monitor did, and the machine still runs.
     #[error("the guest agent closed the control channel{console}")]
     Closed {
@@ -124,10 +132,15 @@ impl SessionError {
         let text = console.and_then(|console| read_tail(console).ok());
         let text = text.unwrap_or_default();
         let console = last_lines(&text);
-        match panic(&text) {
-            Some(why) if end == End::GuestReset => Self::Panicked { why, console },
-            _ => Self::Ended { end, console },
+        if end == End::GuestReset {
+            if let Some(why) = said(&text, "Kernel panic - not syncing: ") {
+                return Self::Panicked { why, console };
+            }
+            if let Some(why) = said(&text, "plimsoll agent: ") {
+                return Self::GaveUp { why, console };
+            }
         }
+        Self::Ended { end, console }
     }
 
     pub(super) fn unexpected(message: &ToHost<'_>, place: &'static str) -> Self {
@@ -183,11 +196,10 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Why the kernel has panicked, if the end of the console says that it has: a dozen lines of the stack come after that.
-fn panic(text: &str) -> Option<String> {
-    const SAID: &str = "Kernel panic - not syncing: ";
+/// What follows these words at the end of the console. When a kernel panics, a dozen lines of the stack come after why.
+fn said(text: &str, words: &str) -> Option<String> {
     text.lines()
-        .find_map(|line| line.split_once(SAID))
+        .find_map(|line| line.split_once(words))
         .map(|(_, why)| printable(why.trim_end()))
 }
 
@@ -252,6 +264,19 @@ mod tests {
             "{said}"
         );
         assert!(ended(End::Killed(9)).contains("killed by signal 9"));
+    }
+
+    #[test]
+    fn an_agent_that_found_no_channel_is_heard_by_the_console() {
+        let mut console = tempfile::NamedTempFile::new().unwrap();
+        console
+            .write_all(b"plimsoll agent: there is no port\r\n[ 61.0] reboot: Restarting system\n")
+            .unwrap();
+        let said = SessionError::ended(End::GuestReset, Some(console.as_file())).to_string();
+        assert!(
+            said.starts_with("the guest agent gave up: there is no port\n  guest console: "),
+            "{said}"
+        );
     }
 
     #[test]

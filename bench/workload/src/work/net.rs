@@ -86,12 +86,18 @@ pub(crate) fn stream(
     }
 }
 
-/// Answers on a port, TCP and UDP, for ever. Says `ready` when it does.
-pub(crate) fn serve(port: u16) -> Result<(), String> {
+/// Answers on a port, TCP and UDP, for ever, or until the input ends. Says `ready` when it does.
+pub(crate) fn serve(port: u16, until_eof: bool) -> Result<(), String> {
     let failed = |error| format!("port {port}: {error}");
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed)?;
     let datagrams = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).map_err(failed)?;
     std::thread::spawn(move || echo_datagrams(&datagrams));
+    if until_eof {
+        std::thread::spawn(|| {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            std::process::exit(0);
+        });
+    }
     println!("ready");
     for stream in listener.incoming().flatten() {
         std::thread::spawn(move || {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 
 use microvm_core::template::{self, Draft, Template};
-use microvm_core::{Accelerator, MicroVm, Start, VmConfig};
+use microvm_core::{Accelerator, Discovery, MicroVm, Start, VmConfig};
 
 use super::Job;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub(super) fn launch(
             next: None,
         })
     };
-    if !can_have_one(job, accelerator) {
+    if !can_have_one(job, accelerator, &config) {
         return booted(&config);
     }
     let directory = job.home.templates();
@@ -78,7 +78,7 @@ pub(super) fn launch_at_once(
     accelerator: Accelerator,
     mut config: VmConfig,
 ) -> Result<MicroVm> {
-    if can_have_one(job, accelerator) {
+    if can_have_one(job, accelerator, &config) {
         let path = job.home.templates().join(template::name(&config)?);
         if let Ok(Some(template)) = Template::open(&path)
             && let Ok(vm) = from(template, accelerator, &mut config)
@@ -104,9 +104,10 @@ pub(super) fn from(
 }
 
 /// Only our monitor has templates. A kernel of the user's own may have no driver that looks for devices later.
-fn can_have_one(job: &Job<'_>, accelerator: Accelerator) -> bool {
+fn can_have_one(job: &Job<'_>, accelerator: Accelerator, config: &VmConfig) -> bool {
     let spec = &job.record.spec;
-    accelerator == Accelerator::Kvm && !spec.no_template && spec.kernel.is_none()
+    let ours = spec.kernel.is_none() && config.discovery == Discovery::CommandLine;
+    accelerator == Accelerator::Kvm && !spec.no_template && ours
 }
 
 /// The same cgroup, for another machine.

@@ -192,6 +192,19 @@ pub(crate) fn make_directory(path: &CStr, mode: u32) -> Result<()> {
     unsafe { call(libc::SYS_mkdir, arguments) }.map(drop)
 }
 
+/// Gives a module's file to the kernel.
+pub(crate) fn load_module(module: &Fd) -> Result<()> {
+    let arguments = [module.0 as usize, c"".as_ptr() as usize, 0, 0, 0, 0];
+    // SAFETY: finit_module takes a descriptor and parameters that end in a zero byte.
+    unsafe { call(libc::SYS_finit_module, arguments) }.map(drop)
+}
+
+/// Removes a file.
+pub(crate) fn remove(path: &CStr) -> Result<()> {
+    // SAFETY: the path ends in a zero byte.
+    unsafe { call(libc::SYS_unlink, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
 /// Makes a character device.
 pub(crate) fn make_device(path: &CStr, mode: u32, major: u32, minor: u32) -> Result<()> {
     let arguments = [

@@ -12,6 +12,11 @@ use super::wire::{Answer, Errno, Fields, GETATTR_HANDLE, Header, Put, ROOT, opco
 /// The longest value and the longest list of names that Linux has: XATTR_SIZE_MAX and XATTR_LIST_MAX in linux/limits.h.
 const EXTENDED_MAX: usize = 64 << 10;
 
+/// What overlayfs asks each directory of a lower layer for, and what it is answered from where nothing can be written: layers of images,
+/// whose opaque directories bear both. The first can be read with privileges only, which this process has none of.
+const OPAQUE: &CStr = c"trusted.overlay.opaque";
+const OPAQUE_FOR_ALL: &CStr = c"user.plimsoll.trusted.overlay.opaque";
+
 impl Server {
     pub(super) fn get_attributes(
         &mut self,
@@ -124,6 +129,14 @@ impl Server {
         }
     }
 
+    /// The attribute of the host's that stands for one that is asked for.
+    fn readable<'n>(&self, node: u64, name: &'n CStr) -> Answer<&'n CStr> {
+        if name == OPAQUE && node != ROOT && self.nodes.get(node)?.read_only {
+            return Ok(OPAQUE_FOR_ALL);
+        }
+        visible(name)
+    }
+
     /// FUSE_GETXATTR and FUSE_LISTXATTR.
     pub(super) fn read_extended(
         &mut self,
@@ -135,7 +148,7 @@ impl Server {
         let size = fields.u32()? as usize;
         fields.skip(4)?;
         let name = match header.opcode {
-            opcode::GETXATTR => Some(visible(fields.text()?)?),
+            opcode::GETXATTR => Some(self.readable(header.node, fields.text()?)?),
             _ => None,
         };
         let mut bytes = vec![0; EXTENDED_MAX];
@@ -199,7 +212,8 @@ fn visible(name: &CStr) -> Answer<&CStr> {
 }
 
 fn is_visible(name: &[u8]) -> bool {
-    name.starts_with(b"user.") || name == b"security.capability"
+    name.starts_with(b"user.") && !name.starts_with(b"user.plimsoll.")
+        || name == b"security.capability"
 }
 
 /// Keeps of the first `length` bytes the names that the guest may see, and gives their length.

@@ -156,6 +156,44 @@ fn writing_takes_the_bits_that_give_privilege_when_the_guest_says_so() {
 }
 
 #[test]
+fn a_layer_of_an_image_tells_which_of_its_directories_hide_those_below() {
+    for read_only in [true, false] {
+        let mut client = Client::new(read_only);
+        for name in ["hides", "shows"] {
+            fs::create_dir(client.host(name)).unwrap();
+        }
+        let path =
+            std::ffi::CString::new(client.host("hides").into_os_string().into_encoded_bytes());
+        // SAFETY: path, name and value are as long as they say.
+        let set = unsafe {
+            libc::setxattr(
+                path.unwrap().as_ptr(),
+                c"user.plimsoll.trusted.overlay.opaque".as_ptr(),
+                b"y".as_ptr().cast(),
+                1,
+                0,
+            )
+        };
+        if set != 0 {
+            eprintln!("skipped: the temporary directory's file system has no user attributes");
+            return;
+        }
+        let mut ask = |name: &str| {
+            let node = client.walk(name);
+            let get = body().u32(100).u32(0).text("trusted.overlay.opaque");
+            client.call(opcode::GETXATTR, node, get)
+        };
+        if read_only {
+            assert_eq!(ask("hides").unwrap(), b"y");
+            assert_eq!(ask("shows"), Err(libc::ENODATA));
+        } else {
+            // What a guest may write is no layer.
+            assert_eq!(ask("hides"), Err(libc::EOPNOTSUPP));
+        }
+    }
+}
+
+#[test]
 fn extended_attributes_are_kept_and_only_the_guests_are_seen() {
     let mut client = Client::new(false);
     fs::write(client.host("a"), "").unwrap();
