@@ -88,5 +88,5 @@ soak: packages kernel ## Kill commands, supervisors, monitors and workloads at 4
 	PLIMSOLL_KILLS=400 cargo test --locked -p plimsoll --test crash -- --nocapture
 
 .PHONY: fuzz
-fuzz: packages ## Mutate what guests and files say, for a while (FUZZ_SECONDS=60 for each of eight targets)
+fuzz: packages ## Mutate what guests and files say, for a while (FUZZ_SECONDS=60 for each target)
 	PLIMSOLL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p microvm-core --lib fuzz:: -- --nocapture --test-threads 2

@@ -7,6 +7,7 @@ mod image;
 mod network;
 mod registry;
 mod system;
+mod vm;
 mod volume;
 
 use std::ffi::OsString;
@@ -34,6 +35,7 @@ pub(crate) use registry::{
     LoginArguments, LogoutArguments, PullArguments, PullPolicy, PushArguments,
 };
 pub(crate) use system::{DfArguments, SystemPruneArguments, SystemVerb};
+pub(crate) use vm::{VmTemplateLsArguments, VmTemplateRmArguments, VmTemplateVerb, VmVerb};
 pub(crate) use volume::{
     VolumeCreateArguments, VolumeInspectArguments, VolumeLsArguments, VolumePruneArguments,
     VolumeRmArguments, VolumeVerb,
@@ -202,6 +204,9 @@ pub(crate) enum Verb {
     /// Manage networks
     #[command(subcommand)]
     Network(NetworkVerb),
+    /// Manage what VMs are started from
+    #[command(subcommand)]
+    Vm(VmVerb),
     /// Manage volumes
     #[command(subcommand)]
     Volume(VolumeVerb),

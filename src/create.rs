@@ -105,6 +105,7 @@ pub(crate) fn spec(arguments: &CreateArguments) -> anyhow::Result<InstanceSpec> 
         },
         // A later start may be elsewhere.
         kernel: arguments.kernel.as_ref().map(|kernel| here.join(kernel)),
+        no_template: arguments.no_template,
         seccomp_unconfined: security.seccomp_unconfined,
         no_new_privileges: security.no_new_privileges,
         read_only: arguments.read_only,

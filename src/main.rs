@@ -36,6 +36,7 @@ mod tag;
 mod template;
 mod usage;
 mod version;
+mod vm;
 mod volume;
 mod watch;
 
@@ -146,6 +147,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<u8> {
         Verb::Rm(arguments) => rm::rm(&cli.global.root, arguments),
         Verb::Port(arguments) => ports::port(&cli.global.root, arguments),
         Verb::Network(verb) => network::network(&cli.global.root, verb),
+        Verb::Vm(verb) => vm::vm(&cli.global.root, verb),
         Verb::Volume(verb) => volume::volume(&cli.global.root, verb),
         Verb::Doctor(arguments) => doctor::doctor(&cli.global.root, arguments),
         Verb::Version => version::long(&cli.global.root),

@@ -131,6 +131,11 @@ impl Home {
         self.root.join("vm")
     }
 
+    /// Where templates of VMs are kept.
+    pub(crate) fn templates(&self) -> PathBuf {
+        self.vm().join("templates")
+    }
+
     pub(crate) fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }

@@ -26,6 +26,7 @@ mod terminal;
 mod timeline;
 mod toolbox;
 mod user;
+pub mod vm_template;
 pub mod volume;
 
 pub use backend::{Choice, choose_accelerator};

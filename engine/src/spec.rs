@@ -147,6 +147,8 @@ pub struct InstanceSpec {
     pub limits: Limits,
     /// The guest kernel of a VM; `None`: Plimsoll's own.
     pub kernel: Option<std::path::PathBuf>,
+    /// Whether a VM boots, in place of going on from a template.
+    pub no_template: bool,
     /// Whether docker's default seccomp filter is left out.
     pub seccomp_unconfined: bool,
     /// Whether the root file system is read-only.
@@ -202,6 +204,7 @@ impl Default for InstanceSpec {
             entrypoint: None,
             limits: Limits::default(),
             kernel: None,
+            no_template: false,
             seccomp_unconfined: false,
             read_only: false,
             network: NetworkSpec::default(),

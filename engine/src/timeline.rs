@@ -12,7 +12,8 @@ pub const TIMELINE_VARIABLE: &str = "PLIMSOLL_TIMELINE";
 /// A stage and the moment it ended.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Stage {
-    /// Before: command, created, supervisor. Container: image, rootfs, cgroup, network, clone, exec. VM: vmm-ready, first-instruction, kernel, init, agent, exec.
+    /// Before: command, created, supervisor. Container: image, rootfs, cgroup, network, clone, exec. VM: vmm-ready, first-instruction, kernel,
+    /// init, agent, exec; without kernel and init from a template, and with those of the machine that became it before `template`.
     /// After: ended, released, settled.
     pub(crate) name: &'static str,
     /// Nanoseconds of the host's CLOCK_MONOTONIC.

@@ -11,16 +11,17 @@ use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use guest_protocol::{Extent, GuestConfig, ImageDisk, Process, SharedMount, WindowSize};
 use microvm_core::session::{Guest, Options, StdioFds};
-use microvm_core::{Accelerator, Request, Share, VmConfig, choose, launch, monotonic_now};
+use microvm_core::template::{Draft, Template};
+use microvm_core::{Accelerator, Request, Share, Start, VmConfig, choose, launch, monotonic_now};
 
 const USAGE: &str = "usage: session [--accel auto|kvm|tcg|qemu-kvm] [--kernel FILE] [--initramfs FILE] [--append WORDS] [--image EROFS]... \
-                     [--writable EXT4] [--share SOURCE:TARGET[:ro]]... [--cpus N] [--limit SECONDS] [--tty] [--times] -- COMMAND [ARGUMENT]...";
+                     [--writable EXT4] [--share SOURCE:TARGET[:ro]]... [--cpus N] [--limit SECONDS] [--tty] [--times] [--template DIRECTORY] -- COMMAND [ARGUMENT]...";
 
 struct Arguments {
     request: Request,
@@ -34,6 +35,7 @@ struct Arguments {
     limit: u64,
     tty: bool,
     times: bool,
+    template: Option<PathBuf>,
     command: Vec<String>,
 }
 
@@ -50,6 +52,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
         limit: 120,
         tty: false,
         times: false,
+        template: None,
         command: Vec::new(),
     };
     let mut words = std::env::args().skip(1);
@@ -74,6 +77,7 @@ fn parse() -> Result<Arguments, Box<dyn Error>> {
             "--limit" => parsed.limit = value()?.parse()?,
             "--tty" => parsed.tty = true,
             "--times" => parsed.times = true,
+            "--template" => parsed.template = Some(value()?.into()),
             "--" => {
                 parsed.command = words.collect();
                 break;
@@ -146,26 +150,41 @@ fn run() -> Result<u8, Box<dyn Error>> {
 fn in_folder(
     arguments: &mut Arguments,
     accelerator: Accelerator,
-    folder: &std::path::Path,
+    folder: &Path,
     begun: u64,
 ) -> Result<u8, Box<dyn Error>> {
-    let initramfs = folder.join("initramfs");
-    match &arguments.initramfs {
-        Some(other) => drop(fs::copy(other, &initramfs)?),
-        None => fs::write(&initramfs, guest_artifacts::initramfs())?,
-    }
+    let initramfs = match &arguments.initramfs {
+        Some(other) if other.exists() => other.clone(),
+        // A template fits one file and no copy of it: one that is named is made and stays.
+        Some(other) => {
+            fs::write(other, guest_artifacts::initramfs())?;
+            other.clone()
+        }
+        None => {
+            let path = folder.join("initramfs");
+            fs::write(&path, guest_artifacts::initramfs())?;
+            path
+        }
+    };
     let console = OpenOptions::new()
         .read(true)
         .append(true)
         .create_new(true)
         .open(folder.join("console"))?;
-    let mut config = VmConfig::new(arguments.kernel.clone(), initramfs, console.try_clone()?);
+    let mut config = VmConfig::new(
+        arguments.kernel.clone(),
+        initramfs.clone(),
+        console.try_clone()?,
+    );
     config.image_disk.clone_from(&arguments.images);
     config.writable_disk.clone_from(&arguments.writable);
     let (shares, mounts) = std::mem::take(&mut arguments.shares).into_iter().unzip();
     config.shares = shares;
     config.vcpus = arguments.cpus;
     config.extra_cmdline.clone_from(&arguments.append);
+    if let Some(path) = &arguments.template {
+        config.start = Start::Template(template(path, accelerator, arguments, &initramfs)?);
+    }
     let vm = launch(accelerator, &config)?;
     let mut options = Options::new(Duration::from_secs(arguments.limit));
     options.console = Some(console);
@@ -211,6 +230,7 @@ fn in_folder(
         },
         realtime_ns: 0,
         entropy: Vec::new(),
+        late_devices: Vec::new(),
     };
     let (handle, main) = guest.start(config, stdio)?;
     let exit = main.wait()?;
@@ -226,6 +246,49 @@ fn in_folder(
     // The agent has told the exit once everything was on the disk, so nothing is lost by not waiting for its reset.
     drop(main);
     Ok(exit.code())
+}
+
+/// The template in this directory, made if there is none.
+fn template(
+    path: &Path,
+    accelerator: Accelerator,
+    arguments: &Arguments,
+    initramfs: &Path,
+) -> Result<Template, Box<dyn Error>> {
+    if let Some(template) = Template::open(path)? {
+        return Ok(template);
+    }
+    let begun = monotonic_now();
+    let draft = Draft::begin(path)?.ok_or("another process makes this template")?;
+    let console = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path.with_extension("console"))?;
+    let mut config = VmConfig::new(
+        arguments.kernel.clone(),
+        initramfs.to_owned(),
+        console.try_clone()?,
+    );
+    config.vcpus = arguments.cpus;
+    config.extra_cmdline.clone_from(&arguments.append);
+    config.start = Start::Draft(draft.files()?);
+    let mut options = Options::new(Duration::from_secs(arguments.limit));
+    options.console = Some(console);
+    let guest = Guest::connect(launch(accelerator, &config)?, options)?;
+    let booted = monotonic_now();
+    guest.save()?;
+    let saved = monotonic_now();
+    let template = draft.publish()?;
+    let millis = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e6;
+    eprintln!(
+        "template: booted in {:.1} ms, saved in {:.1} ms, kept in {:.1} ms, {} KiB",
+        millis(begun, booted),
+        millis(booted, saved),
+        millis(saved, monotonic_now()),
+        template.stored_bytes() / 1024
+    );
+    Ok(template)
 }
 
 fn main() -> ExitCode {

@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use crate::template::{DraftFiles, Template};
+
 /// How many virtual CPUs a machine may have. The upper bound keeps every APIC id inside the eight bits of an MP table.
 pub const VCPUS: RangeInclusive<u8> = 1..=64;
 
@@ -49,6 +51,18 @@ pub struct Nic {
     pub mtu: u16,
 }
 
+/// How a machine comes to where its agent waits.
+#[derive(Debug, Default)]
+pub enum Start {
+    /// It boots.
+    #[default]
+    Boot,
+    /// It boots in order to become a template: without disks, shares and networks, until [`MicroVm::save`](crate::MicroVm::save).
+    Draft(DraftFiles),
+    /// It goes on from a template, which must have been made from the same kernel and in the same size.
+    Template(Template),
+}
+
 /// How a guest's kernel finds its processors and devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Discovery {
@@ -88,6 +102,8 @@ pub struct VmConfig {
     pub console: File,
     /// The cgroup of the monitor's process.
     pub cgroup: Membership,
+    /// How it comes to where its agent waits. QEMU's machines all boot.
+    pub start: Start,
 }
 
 impl VmConfig {
@@ -106,6 +122,7 @@ impl VmConfig {
             extra_cmdline: String::new(),
             console,
             cgroup: Membership::default(),
+            start: Start::Boot,
         }
     }
 }

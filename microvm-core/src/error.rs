@@ -65,6 +65,14 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// A template that no machine can be made from, or not this one.
+    #[error("the template {} is refused: {why}", path.display())]
+    Template {
+        /// Its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Something that cannot be shared with a guest.
     #[error("cannot share {name:?} with the guest: {why}")]
     Share {

@@ -1,6 +1,8 @@
 //! Boots a Linux kernel in a virtual machine: on KVM by a virtual machine monitor of our own, or on QEMU's `microvm`
 //! machine where KVM cannot serve.
 //!
+//! Machines of the first kind can be saved where their agent waits and others made from that: see [`template`].
+//!
 //! The two are twins behind [`Hypervisor`]: the same [`VmConfig`] goes in, the same [`MicroVm`] comes out, with the
 //! control channel to the guest's agent as a plain stream of bytes. What is said on that channel is the business of
 //! `session`; this part knows nothing of images, instances or the agent's protocol.
@@ -37,10 +39,12 @@ pub mod qemu;
 pub mod session;
 mod share;
 pub mod stock;
+pub mod template;
 
 pub use accelerator::{Accelerator, Request, Substrate, choose, qemu_binary, substrate};
 pub use config::{
-    Discovery, MEMORY_MIB, Membership, NICS_MAX, Nic, Share, Stage, VCPUS, VmConfig, monotonic_now,
+    Discovery, MEMORY_MIB, Membership, NICS_MAX, Nic, Share, Stage, Start, VCPUS, VmConfig,
+    monotonic_now,
 };
 pub use error::Error;
 pub use machine::{End, Ending, MicroVm};

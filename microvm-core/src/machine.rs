@@ -22,6 +22,8 @@ pub enum End {
     GuestReset,
     /// The monitor was asked to end (SIGTERM).
     Stopped,
+    /// The machine is a template now, as [`MicroVm::save`] asked.
+    Saved,
     /// The guest took a fault while handling a fault while handling a fault.
     TripleFault {
         /// Which virtual CPU.
@@ -65,7 +67,7 @@ pub enum End {
 impl End {
     /// Whether the machine ended because its guest wanted to, or because it was told to.
     pub fn is_orderly(&self) -> bool {
-        matches!(self, Self::GuestReset | Self::Stopped)
+        matches!(self, Self::GuestReset | Self::Stopped | Self::Saved)
     }
 
     /// What the process's own status says, when nothing else is known.
@@ -82,6 +84,7 @@ impl fmt::Display for End {
         match self {
             Self::GuestReset => write!(f, "the guest powered off"),
             Self::Stopped => write!(f, "the virtual machine was stopped"),
+            Self::Saved => write!(f, "the virtual machine was saved as a template"),
             Self::TripleFault { vcpu, rip } => {
                 write!(f, "triple fault of the guest on vCPU {vcpu} at {rip:#x}")
             }
@@ -129,6 +132,9 @@ impl fmt::Display for End {
     }
 }
 
+/// What has the monitor save its machine.
+pub(crate) const SAVE_SIGNAL: i32 = libc::SIGUSR1;
+
 /// How the reason for a machine's end is learned once its process has ended.
 pub trait Ending: Send {
     /// Turns the process's status, and whatever the monitor left, into the reason.
@@ -142,6 +148,7 @@ pub struct MicroVm {
     stages: Vec<Stage>,
     ending: Box<dyn Ending>,
     end: Option<End>,
+    resumed: Option<Vec<String>>,
 }
 
 impl MicroVm {
@@ -158,7 +165,20 @@ impl MicroVm {
             stages,
             ending,
             end: None,
+            resumed: None,
         }
+    }
+
+    /// Says that it goes on from a template, and what the guest's kernel calls the places of the devices that it has now.
+    pub(crate) fn resumed(mut self, devices: Vec<String>) -> Self {
+        self.resumed = Some(devices);
+        self
+    }
+
+    /// For a machine that goes on from a template, whose agent has said Hello long ago: the devices that the agent has to have
+    /// the kernel look for.
+    pub fn late_devices(&self) -> Option<&[String]> {
+        self.resumed.as_deref()
     }
 
     /// The monitor's process id on the host.
@@ -189,6 +209,15 @@ impl MicroVm {
     /// When the signal cannot be sent; a monitor that has ended already is no error.
     pub fn stop(&self) -> Result<()> {
         self.process.signal(libc::SIGTERM)
+    }
+
+    /// Has a machine that was started as [`Start::Draft`](crate::Start::Draft) saved, now that its agent waits: it ends with
+    /// [`End::Saved`].
+    ///
+    /// # Errors
+    /// When the signal cannot be sent; a monitor that has ended already is no error.
+    pub fn save(&self) -> Result<()> {
+        self.process.signal(SAVE_SIGNAL)
     }
 
     /// Ends the monitor at once, as a power cut would.

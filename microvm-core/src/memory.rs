@@ -94,6 +94,10 @@ fn map(memory: &Memory, file: &File, offset: u64, bytes: u64, at: u64) -> io::Re
 }
 
 fn read_at(memory: &Memory, file: &File, offset: u64, bytes: u64, at: u64) -> io::Result<()> {
+    if bytes == 0 {
+        // Nothing is at the very end of memory either.
+        return Ok(());
+    }
     let slice = memory
         .get_slice(GuestAddress(at), bytes as usize)
         .map_err(|error| io::Error::other(error.to_string()))?;

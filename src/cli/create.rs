@@ -129,6 +129,12 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_name = "PATH")]
     pub(crate) kernel: Option<PathBuf>,
 
+    /// Boot the VM, in place of going on from a template of its size
+    ///
+    /// On KVM, the first VM of a size is saved where it has booted, and later ones go on from there: see `plimsoll vm template`.
+    #[arg(long)]
+    pub(crate) no_template: bool,
+
     /// seccomp=unconfined leaves docker's system call filter out; no-new-privileges keeps programs from gaining privileges
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,

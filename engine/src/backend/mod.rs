@@ -88,6 +88,17 @@ pub(crate) struct Streams {
     pub(crate) errors: Option<OwnedFd>,
 }
 
+/// How far a start has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confirmed {
+    /// The command runs.
+    Runs,
+    /// It has gone on in another process, and is to be waited for again.
+    GoesOn,
+    /// It was given up, as the user asked.
+    GivenUp,
+}
+
 /// A way to isolate an instance.
 pub(crate) trait Backend {
     /// Starts the instance's command, or a machine that will run it.
@@ -112,11 +123,10 @@ pub(crate) trait Running {
         None
     }
 
-    /// Called when [`Running::pending`] is readable: true when the command runs, false when the start was given up as the
-    /// user asked; else this says why it does not run.
-    fn confirm(&mut self, timeline: &mut Timeline) -> Result<bool> {
-        let _ = timeline;
-        Ok(true)
+    /// Called when [`Running::pending`] is readable: how far the start has come, or why it cannot go on.
+    fn confirm(&mut self, context: &mut Context<'_>) -> Result<Confirmed> {
+        let _ = context;
+        Ok(Confirmed::Runs)
     }
 
     /// Readable when the command has ended, and all it wrote is in the streams.

@@ -1,6 +1,7 @@
 //! Instances as microVMs.
 
 mod machine;
+mod template;
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -120,12 +121,12 @@ impl Vm {
         config.networks = nics(job)?;
         let group = Group::make(job)?;
         config.cgroup = group.membership()?;
-        let vm = microvm_core::launch(accelerator, &config)?;
-        for stage in vm.stages() {
+        let launched = template::launch(job, accelerator, config, &console, context.notice)?;
+        for stage in launched.vm.stages() {
             context.timeline.add(stage.name, stage.at);
         }
         let boot = Boot {
-            vm,
+            launched,
             console,
             config: GuestConfig {
                 shares: mounts.shared,
@@ -177,7 +178,7 @@ impl Maintenance {
         config.image_disk = image.files;
         let group = Group::make(&job)?;
         config.cgroup = group.membership()?;
-        let vm = microvm_core::launch(accelerator, &config)?;
+        let vm = template::launch_at_once(&job, accelerator, config)?;
         let options = Options {
             limit: BOOT_PATIENCE,
             console: Some(console),
@@ -599,6 +600,7 @@ fn guest_config(
         // Filled in by the session, of the moment in which it is sent.
         realtime_ns: 0,
         entropy: Vec::new(),
+        late_devices: Vec::new(),
     })
 }
 

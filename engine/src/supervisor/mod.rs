@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use image_core::{Image, Store};
 
-use crate::backend::{self, Context, Exit, Job, Running, Streams};
+use crate::backend::{self, Confirmed, Context, Exit, Job, Running, Streams};
 use crate::base;
 use crate::error::{Error, Result};
 use crate::home::Home;
@@ -348,11 +348,21 @@ impl Supervisor {
                 self.obey_signals(running)?;
             }
             if ready.pending && booting {
-                booting = false;
-                if running.confirm(&mut self.timeline)? {
-                    self.started()?;
-                } else {
-                    ended = true;
+                let clients = &self.clients;
+                let mut context = Context {
+                    timeline: &mut self.timeline,
+                    notice: &mut |line| tell_all(clients, line),
+                };
+                let confirmed = running.confirm(&mut context)?;
+                booting = confirmed == Confirmed::GoesOn;
+                match confirmed {
+                    Confirmed::Runs => self.started()?,
+                    Confirmed::GivenUp => ended = true,
+                    Confirmed::GoesOn => {
+                        self.state.pid = running.pid();
+                        self.state.pid_started = process_started(running.pid()).unwrap_or(0);
+                        write_state(&self.home, &self.record.id, &self.state)?;
+                    }
                 }
             }
             if ready.output || ready.errors {

@@ -55,7 +55,9 @@ pub(crate) fn prepare(config: &GuestConfig) -> Result<Root, Failure> {
     if !config.entropy.is_empty() {
         let random = file::open(c"/dev/random", libc::O_RDONLY).or_fail(|| "open /dev/random")?;
         file::add_entropy(&random, &config.entropy).or_fail(|| "add entropy")?;
+        file::reseed(&random).or_fail(|| "have the random numbers begin anew")?;
     }
+    find_late_devices(&config.late_devices)?;
     let writable = mount_writable(config.writable.as_deref())?;
     let lower = mount_layers(&config.image)?;
     mount_overlay(&lower)?;
@@ -75,6 +77,25 @@ pub(crate) fn prepare(config: &GuestConfig) -> Result<Root, Failure> {
 pub(crate) fn make_read_only() -> Result<(), Failure> {
     let flags = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY;
     mount::mount(c"", c"/", c"", flags, c"").or_fail(|| "make the root file system read-only")
+}
+
+/// Has the kernel look again where there was no device when it booted; drivers have bound to what is there when this returns.
+fn find_late_devices(places: &[String]) -> Result<(), Failure> {
+    if places.is_empty() {
+        return Ok(());
+    }
+    match mount_making(c"sysfs", c"/sys", c"sysfs", 0, c"") {
+        Ok(()) | Err(Errno(libc::EBUSY)) => {}
+        Err(errno) => return Err(Failure::system("mount sysfs on /sys", errno)),
+    }
+    let probe = file::open(c"/sys/bus/platform/drivers_probe", libc::O_WRONLY)
+        .or_fail(|| "have the kernel look for devices")?;
+    for place in places {
+        // EINVAL is what the kernel says when no driver takes what it finds there.
+        file::write(&probe, place.as_bytes())
+            .or_fail(|| format!("have the kernel find the device in the place {place}"))?;
+    }
+    Ok(())
 }
 
 /// Mounts what takes the writes on /write.

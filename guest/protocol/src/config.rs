@@ -31,8 +31,11 @@ pub struct GuestConfig {
     pub process: Process,
     /// The host's CLOCK_REALTIME when this was sent, nanoseconds since 1970; 0 leaves the guest's clock alone.
     pub realtime_ns: u64,
-    /// Random bytes for the guest's generator, which counts each of their bits as entropy.
+    /// Random bytes for the guest's generator, which counts each of their bits as entropy and begins anew with them.
     pub entropy: Vec<u8>,
+    /// Devices that were not there when the guest's kernel booted: the kernel's names of the places (on its platform bus) in which
+    /// it has to look once more, in that order. For a machine that goes on from a template.
+    pub late_devices: Vec<String>,
 }
 
 /// The block device that holds the image.

@@ -38,7 +38,7 @@ pub use message::{
 };
 
 /// The version of this protocol; the agent tells it in its Hello, and the host refuses any other.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The name of the virtio-console port.
 pub const PORT_NAME: &str = "plimsoll.control";

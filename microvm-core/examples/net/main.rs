@@ -245,5 +245,6 @@ fn guest_config(image: &Path, interface: Interface) -> std::io::Result<GuestConf
         },
         realtime_ns: 0,
         entropy: Vec::new(),
+        late_devices: Vec::new(),
     })
 }

@@ -7,6 +7,8 @@ use guest_protocol::{Decoder, MAX_TO_HOST, ToGuest, ToHost};
 
 use super::fuzz;
 use crate::kernel::Kernel;
+use crate::kvm::saved::Saved;
+use crate::kvm::saved::tests::restore;
 use crate::memory::allocate;
 use crate::stock;
 
@@ -83,5 +85,27 @@ fn the_agents_messages() {
             assert!(decoder.capacity() <= 2 * (MAX_TO_HOST + 64));
         }
         outcome
+    });
+}
+
+/// A template's state file, its digest always right: what it says is read, and its devices are made what it says.
+#[test]
+fn templates() {
+    fuzz("template", |input| {
+        if let Err(why) = Saved::decode(input) {
+            let _ = words(&why);
+        }
+        let Some(body) = input.splitn(2, |byte| *byte == b'\n').nth(1) else {
+            return "no second line".to_owned();
+        };
+        match Saved::decode(&crate::kvm::saved::tests::file(body)) {
+            Err(why) => words(&why),
+            Ok(saved) => {
+                let devices: Vec<bool> = (saved.slots.iter().take(4))
+                    .map(|slot| restore(slot).is_ok())
+                    .collect();
+                format!("{} parts, devices {devices:?}", saved.memory.len())
+            }
+        }
     });
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::saved::SerialLine;
 use crate::arch::acpi;
 use crate::devices::serial::{self, Console};
 use crate::devices::virtio::slot::{SLOT_BYTES, Slot};
@@ -56,6 +57,11 @@ impl Bus {
     /// Writes out what the guest has not ended with a line break.
     pub(crate) fn finish_console(&self) {
         self.console().writer_mut().finish();
+    }
+
+    /// The registers of the serial console.
+    pub(crate) fn save_console(&self) -> SerialLine {
+        self.console().state().into()
     }
 
     /// A read from ports. A string instruction's reads come all at once, each as wide as the first.

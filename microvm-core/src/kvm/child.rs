@@ -8,6 +8,7 @@ use std::ptr;
 use super::jail::Jail;
 use super::monitor::{Monitor, Parts};
 use super::report::Report;
+use crate::machine::SAVE_SIGNAL;
 use crate::{Error, Result};
 
 /// The process's name, as `ps -o comm` shows it; at most 15 bytes.
@@ -105,7 +106,8 @@ impl Drop for NoReturn {
     }
 }
 
-/// Every signal has its default effect, but for SIGPIPE and SIGXFSZ, which are ignored, and SIGTERM, which waits to be read.
+/// Every signal has its default effect, but for SIGPIPE and SIGXFSZ, which are ignored, and SIGTERM and the one that
+/// asks for the machine to be saved, which wait to be read.
 fn reset_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         // A write beyond the limit of a file's size is an error for whoever asked for it.
@@ -122,6 +124,7 @@ fn reset_signals() {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&mut set);
         libc::sigaddset(&mut set, libc::SIGTERM);
+        libc::sigaddset(&mut set, SAVE_SIGNAL);
         libc::sigprocmask(libc::SIG_SETMASK, &set, ptr::null_mut());
     }
 }

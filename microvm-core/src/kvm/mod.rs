@@ -11,6 +11,7 @@ mod jail;
 mod kick;
 mod monitor;
 mod report;
+pub(crate) mod saved;
 mod vcpu;
 mod vm;
 
@@ -30,10 +31,12 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 pub use capabilities::probe;
+use kvm_ioctls::Kvm as KvmFd;
 
 use self::child::Channels;
-use self::monitor::Parts;
+use self::monitor::{Draft, Origin, PLACES, Parts};
 use self::report::{Report, Reports};
+use self::saved::Fit;
 use crate::accelerator::behind_open_kvm;
 use crate::config::{MEMORY_MIB, VCPUS};
 use crate::devices::virtio::blk::Disk;
@@ -41,8 +44,8 @@ use crate::kernel::Kernel;
 use crate::machine::Ending;
 use crate::process::{Fork, Process, fork_apart, fork_into, pidfd_of};
 use crate::{
-    Accelerator, Error, Hypervisor, Membership, MicroVm, Result, Stage, VmConfig, cmdline, nic,
-    share,
+    Accelerator, Discovery, Error, Hypervisor, Membership, MicroVm, Result, Stage, Start,
+    Substrate, VmConfig, cmdline, nic, share,
 };
 
 /// Starts machines with our own monitor, in a child process without another program.
@@ -55,7 +58,15 @@ impl Hypervisor for Kvm {
     /// nothing, but for the message of a panic).
     fn launch(&self, config: &VmConfig) -> Result<MicroVm> {
         let (parts, control) = open(config)?;
-        launch(parts, control, &config.cgroup)
+        let late = match &config.start {
+            Start::Template(_) => Some(parts.late_devices()),
+            Start::Boot | Start::Draft(_) => None,
+        };
+        let vm = launch(parts, control, &config.cgroup)?;
+        Ok(match late {
+            Some(devices) => vm.resumed(devices),
+            None => vm,
+        })
     }
 }
 
@@ -155,8 +166,7 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         config.discovery,
         &config.extra_cmdline,
     )?;
-    let kernel = Kernel::open(&config.kernel)?;
-    let (initramfs, initramfs_bytes) = open_initramfs(&config.initramfs)?;
+    let origin = origin(config, &command_line, (&kvm, &substrate))?;
     let mut disks = Vec::with_capacity(2);
     if !config.image_disk.is_empty() {
         disks.push(Disk::image(&config.image_disk)?);
@@ -175,10 +185,8 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
     let parts = Parts {
         kvm,
         substrate,
-        kernel,
+        origin,
         discovery: config.discovery,
-        initramfs,
-        initramfs_bytes,
         disks,
         shares,
         networks,
@@ -191,6 +199,40 @@ fn open(config: &VmConfig) -> Result<(Parts, UnixStream)> {
         intruder: None,
     };
     Ok((parts, control))
+}
+
+/// What the machine begins with.
+fn origin(config: &VmConfig, command_line: &str, kvm: (&KvmFd, &Substrate)) -> Result<Origin> {
+    if config.discovery == Discovery::Acpi && !matches!(config.start, Start::Boot) {
+        // By which names such a kernel would be asked to look again differs from kernel to kernel.
+        return Err(Error::Start(
+            "a kernel that finds its devices by ACPI can have no template".to_owned(),
+        ));
+    }
+    let fit = || Fit::of(config, command_line, kvm, PLACES);
+    let draft = match &config.start {
+        Start::Template(template) => {
+            return match template.saved.fit.differs_from(&fit()?) {
+                None => Ok(Origin::Template(template.clone())),
+                Some(why) => Err(Error::Template {
+                    path: template.path.clone(),
+                    why,
+                }),
+            };
+        }
+        Start::Boot => None,
+        Start::Draft(files) => Some(Box::new(Draft {
+            files: files.try_clone()?,
+            fit: fit()?,
+        })),
+    };
+    let (initramfs, initramfs_bytes) = open_initramfs(&config.initramfs)?;
+    Ok(Origin::Boot {
+        kernel: Kernel::open(&config.kernel)?,
+        initramfs,
+        initramfs_bytes,
+        draft,
+    })
 }
 
 fn open_initramfs(path: &Path) -> Result<(File, u64)> {

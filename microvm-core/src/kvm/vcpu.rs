@@ -10,8 +10,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::bus::{Asked, Bus};
 use super::kick;
-use crate::End;
+use super::saved::CpuState;
 use crate::memory::Memory;
+use crate::{End, Error, Result};
 
 /// The longest instruction of the architecture, in bytes.
 const INSTRUCTION_BYTES: usize = 15;
@@ -49,7 +50,7 @@ impl Vcpu {
 
     /// Runs the virtual CPU until the machine ends because of it, or `stop` is set and the thread kicked: then there is
     /// nothing to tell.
-    pub(super) fn run(mut self, stop: &AtomicBool) -> Option<End> {
+    pub(super) fn run(&mut self, stop: &AtomicBool) -> Option<End> {
         let immediate_exit = ptr::from_mut(&mut self.fd.get_kvm_run().immediate_exit);
         // SAFETY: the byte belongs to the mapping of this virtual CPU, which `self` keeps until after the guard is gone,
         // and only this thread runs it.
@@ -122,6 +123,35 @@ impl Vcpu {
             },
         }
         None
+    }
+
+    /// Brings the virtual CPU, which is out of the guest for good, between two instructions: what it came out for last is done.
+    pub(super) fn rest(&mut self) -> Result<()> {
+        const TRIES: usize = 16;
+        for _ in 0..TRIES {
+            self.fd.set_kvm_immediate_exit(1);
+            match self.fd.run() {
+                Err(error) if error.errno() == libc::EINTR => return Ok(()),
+                Err(error) if error.errno() == libc::EAGAIN => return Ok(()),
+                Err(error) => {
+                    return Err(Error::Kvm {
+                        what: "finish an instruction",
+                        source: error.into(),
+                    });
+                }
+                Ok(VcpuExit::IoIn(port, data)) => self.bus.read_port(port, data),
+                Ok(VcpuExit::IoOut(port, data)) => drop(self.bus.write_port(port, data)),
+                Ok(VcpuExit::MmioRead(address, data)) => self.bus.read_memory(address, data),
+                Ok(VcpuExit::MmioWrite(address, data)) => self.bus.write_memory(address, data),
+                Ok(_) => {}
+            }
+        }
+        Err(Error::Start("a virtual CPU does not come to rest".into()))
+    }
+
+    /// What the virtual CPU holds, which rests.
+    pub(super) fn save(&self, indices: &[u32]) -> Result<CpuState> {
+        CpuState::of(&self.fd, indices)
     }
 
     fn instruction_pointer(&self) -> u64 {

@@ -8,8 +8,9 @@ use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::saved::SystemState;
 use crate::arch::cpuid::Features;
-use crate::arch::{IDENTITY_MAP, TASK_STATE, registers};
+use crate::arch::{IDENTITY_MAP, TASK_STATE};
 use crate::devices::virtio::mmio::register;
 use crate::devices::virtio::slot::Slot;
 use crate::memory::Memory;
@@ -92,7 +93,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Makes virtual CPU number `number` of `count`, with everything but the registers it starts with.
+    /// Makes virtual CPU number `number` of `count`, with its features, and everything else as after a reset.
     pub(super) fn vcpu(&self, number: u8, count: u8, features: &Features) -> Result<VcpuFd> {
         let vcpu = self
             .fd
@@ -101,7 +102,21 @@ impl Vm {
         // Model-specific registers depend on the features: CPUID comes first.
         vcpu.set_cpuid2(&features.of(number, count)?)
             .map_err(failed("set a virtual CPU's features"))?;
-        registers::set_common(&vcpu)?;
         Ok(vcpu)
+    }
+
+    /// What belongs to the machine as a whole, while no virtual CPU runs.
+    pub(super) fn save(&self) -> Result<SystemState> {
+        SystemState::of(&self.fd)
+    }
+
+    /// Makes the machine what it was, but for the clock; its virtual CPUs have been made and come next.
+    pub(super) fn resume(&self, state: &SystemState) -> Result<()> {
+        state.put(&self.fd)
+    }
+
+    /// The guest's clock goes on.
+    pub(super) fn resume_clock(&self, state: &SystemState) -> Result<()> {
+        state.put_clock(&self.fd)
     }
 }

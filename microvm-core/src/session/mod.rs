@@ -36,13 +36,14 @@ mod tests;
 mod wire;
 
 use std::fs::File;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guest_protocol::{GuestConfig, Hello, MAIN, Prepared, Started, ToGuest, ToHost, VERSION};
 
-use crate::{MicroVm, Stage, monotonic_now};
+use crate::{End, MicroVm, Stage, monotonic_now};
 
 pub use error::SessionError;
 pub use guest_protocol::{FailureKind, Status};
@@ -54,6 +55,10 @@ use wire::Wire;
 
 /// How many random bytes the guest's generator is given: twice what its state holds.
 const ENTROPY_BYTES: usize = 64;
+
+/// How long a guest is left alone after its agent's Hello before it becomes a template. The emulated kernel of kvm_pvm puts off
+/// some tens of milliseconds of work.
+const SETTLES: Duration = Duration::from_millis(300);
 
 /// The size of the thread's stack, in bytes: it recurses nowhere, and formats no more than an error's sentence.
 const STACK: usize = 128 << 10;
@@ -95,6 +100,7 @@ pub struct Guest<'a> {
     limit: Duration,
     interrupt: Option<&'a mut dyn Interrupt>,
     stages: Vec<Stage>,
+    late_devices: Vec<String>,
 }
 
 impl Guest<'_> {
@@ -121,7 +127,18 @@ impl<'a> Guest<'a> {
             mut interrupt,
         } = options;
         let mut stages = vm.stages().to_vec();
+        let late_devices = vm.late_devices().map(<[String]>::to_vec);
         let mut wire = Wire::new(vm, console);
+        if let Some(late_devices) = late_devices {
+            // It goes on from a template, which was made of one whose agent had said Hello.
+            return Ok(Self {
+                wire,
+                limit,
+                interrupt,
+                stages,
+                late_devices,
+            });
+        }
         let hello = wire.first(limit, "boot", &mut interrupt, |message| match message {
             ToHost::Hello(hello) => Ok(hello),
             other => Err(SessionError::unexpected(&other, "before Hello")),
@@ -151,7 +168,29 @@ impl<'a> Guest<'a> {
             limit,
             interrupt,
             stages,
+            late_devices: Vec::new(),
         })
+    }
+
+    /// Has a machine that was started for that ([`Start::Draft`](crate::Start::Draft)) become a template, and waits until its monitor
+    /// has written it and ended.
+    ///
+    /// # Errors
+    /// When the machine ends otherwise, the time is up, or the wait is given up.
+    pub fn save(mut self) -> Result<(), SessionError> {
+        // What the guest's kernel has put off until it is idle is to be done once, and not in every machine.
+        if !self.wire.outlast(SETTLES, &mut self.interrupt)? {
+            self.wire.vm.save().map_err(|error| {
+                SessionError::system("save the virtual machine")(io::Error::other(error))
+            })?;
+            if !self.wire.outlast(self.limit, &mut self.interrupt)? {
+                return Err(self.wire.late("save its state", self.limit));
+            }
+        }
+        match self.wire.vm.wait() {
+            Ok(End::Saved) => Ok(()),
+            _ => Err(self.wire.ended()),
+        }
     }
 
     /// Has the agent run the main process, and waits until it runs. The clock and the entropy are filled in here, since they
@@ -165,7 +204,7 @@ impl<'a> Guest<'a> {
         config: GuestConfig,
         stdio: StdioFds,
     ) -> Result<(Handle, Main), SessionError> {
-        self.wire.send(&ToGuest::Start(of_now(config)?))?;
+        self.wire.send(&ToGuest::Start(self.of_now(config)?))?;
         let take = |message: ToHost<'_>| match message {
             ToHost::Started(MAIN, started) => Ok(started),
             ToHost::Failed(MAIN, failed) => Err(SessionError::failed(failed)),
@@ -198,7 +237,7 @@ impl<'a> Guest<'a> {
     /// # Errors
     /// As for [`Guest::start`].
     pub fn maintain(mut self, config: GuestConfig) -> Result<(Handle, Main), SessionError> {
-        self.wire.send(&ToGuest::Prepare(of_now(config)?))?;
+        self.wire.send(&ToGuest::Prepare(self.of_now(config)?))?;
         let take = |message: ToHost<'_>| match message {
             ToHost::Prepared(Prepared { .. }) => Ok(()),
             ToHost::Failed(MAIN, failed) => Err(SessionError::failed(failed)),
@@ -215,6 +254,16 @@ impl<'a> Guest<'a> {
             at: monotonic_now(),
         });
         self.carry(None)
+    }
+
+    /// The configuration with the clock and the entropy of this moment, and the machine's late devices.
+    fn of_now(&self, mut config: GuestConfig) -> Result<Box<GuestConfig>, SessionError> {
+        config.entropy = random_bytes().map_err(SessionError::system("get random bytes"))?;
+        config.realtime_ns = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
+        config.late_devices.clone_from(&self.late_devices);
+        Ok(Box::new(config))
     }
 
     /// Hands the machine over to a thread.
@@ -250,15 +299,6 @@ impl<'a> Guest<'a> {
         };
         Ok((handle, main))
     }
-}
-
-/// The configuration with the clock and the entropy of this moment.
-fn of_now(mut config: GuestConfig) -> Result<Box<GuestConfig>, SessionError> {
-    config.entropy = random_bytes().map_err(SessionError::system("get random bytes"))?;
-    config.realtime_ns = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0));
-    Ok(Box::new(config))
 }
 
 /// When a moment of the guest's clock was, by the host's: a message sent at `guest_now` came at `received`. The guest may say

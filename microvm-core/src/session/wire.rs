@@ -93,17 +93,48 @@ impl Wire {
                 return Err(self.closed());
             }
             if woken.late {
-                let console = console_tail(self.console.as_ref());
-                return Err(SessionError::TooLate {
-                    what,
-                    limit,
-                    console,
-                });
+                return Err(self.late(what, limit));
             }
         }
         match self.decoder.next()? {
             Some(frame) => take(ToHost::parse(&frame)?),
             None => Err(self.closed()),
+        }
+    }
+
+    /// Waits this long, or until the machine has ended: true then.
+    pub(super) fn outlast(
+        &mut self,
+        limit: Duration,
+        interrupt: &mut Option<&mut dyn Interrupt>,
+    ) -> Result<bool, SessionError> {
+        let until = Instant::now() + limit;
+        let mut polls = Vec::new();
+        loop {
+            self.begin(&mut polls, true)?;
+            if let Some(interrupt) = interrupt {
+                polls.push(watch(&interrupt.descriptor(), libc::POLLIN));
+            }
+            let own = polls.len();
+            let woken = self.wait(&mut polls, Some(until))?;
+            if let Some(interrupt) = interrupt
+                && polls[own - 1].revents != 0
+                && interrupt.stops()
+            {
+                return Err(SessionError::Abandoned);
+            }
+            if woken.ended || woken.late {
+                return Ok(woken.ended);
+            }
+        }
+    }
+
+    /// The error for a guest that has not done something in time.
+    pub(super) fn late(&self, what: &'static str, limit: Duration) -> SessionError {
+        SessionError::TooLate {
+            what,
+            limit,
+            console: console_tail(self.console.as_ref()),
         }
     }
 

@@ -456,6 +456,7 @@ impl Machine {
             process: self.process.clone(),
             realtime_ns: 0,
             entropy: Vec::new(),
+            late_devices: Vec::new(),
         }
     }
 }

@@ -8,19 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use guest_protocol::{GuestConfig, Process, WindowSize};
-use microvm_core::MicroVm;
 use microvm_core::session::{
     self, Exec, Guest, Handle, Interrupt, Main, Options, SessionError, StdioFds,
 };
+use microvm_core::template::Template;
+use microvm_core::{Accelerator, MicroVm, VmConfig};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::template::{self, Launched, Next};
 use super::{BOOT_PATIENCE, Group, UMASK, failure};
-use crate::backend::{Beside, Ended, Exit, Running, Streams};
+use crate::backend::{Beside, Confirmed, Context, Ended, Exit, Running, Streams};
 use crate::error::{Error, Result};
 use crate::supervisor::protocol::ExecRequest;
 use crate::supervisor::set_nonblocking;
 use crate::terminal::Size;
-use crate::timeline::Timeline;
 
 /// The stack of a thread that only waits, bytes.
 const STACK: usize = 64 << 10;
@@ -30,7 +31,7 @@ const BOOT_STACK: usize = 256 << 10;
 
 /// What a machine is begun with.
 pub(super) struct Boot {
-    pub(super) vm: MicroVm,
+    pub(super) launched: Launched,
     pub(super) console: File,
     pub(super) config: GuestConfig,
     pub(super) group: Group,
@@ -43,7 +44,9 @@ pub(super) struct Machine {
     pid: i32,
     accelerator: String,
     streams: Streams,
-    boot: Option<JoinHandle<Result<(Handle, Main), SessionError>>>,
+    boot: Option<JoinHandle<Result<Booted, SessionError>>>,
+    /// What goes on when the machine has become a template.
+    next: Option<Afterwards>,
     /// Readable when the boot is over, well or not.
     ready: Arc<EventFd>,
     /// Written to give the boot up.
@@ -52,6 +55,23 @@ pub(super) struct Machine {
     /// Signals for a command that does not run yet, and the one that gave the boot up.
     early: Mutex<Early>,
     group: Option<Group>,
+}
+
+/// What came of waiting for a boot.
+enum Booted {
+    /// The command runs.
+    Runs(Handle, Main),
+    /// The machine has become a template. Nothing: which could not be kept, and why.
+    Saved(Result<Template, microvm_core::Error>),
+}
+
+/// What a machine that goes on after its template's needs.
+struct Afterwards {
+    machine: VmConfig,
+    accelerator: Accelerator,
+    console: File,
+    config: GuestConfig,
+    stdio: StdioFds,
 }
 
 #[derive(Default)]
@@ -101,7 +121,7 @@ impl Machine {
     /// Lets a thread wait for the boot.
     pub(super) fn boot(boot: Boot) -> Result<Self> {
         let Boot {
-            vm,
+            launched: Launched { vm, next },
             console,
             config,
             group,
@@ -111,24 +131,43 @@ impl Machine {
         let pid = vm.pid();
         let (stdio, streams) = pipes(interactive && config.process.stdin)?;
         let (ready, stop) = (event()?, event()?);
-        let (tell, watch) = (Arc::clone(&ready), Arc::clone(&stop));
-        let boot = thread("plimsoll-boot", BOOT_STACK, move || {
-            let mut stop = Stop(watch);
-            let options = Options {
-                limit: BOOT_PATIENCE,
-                console: Some(console),
-                interrupt: Some(&mut stop),
-            };
-            let outcome = Guest::connect(vm, options).and_then(|guest| guest.start(config, stdio));
-            // A counter at its most is readable all the same.
-            let _ = tell.write(1);
-            outcome
-        })?;
+        let (boot, next) = match next {
+            None => {
+                let start = move |guest: Guest<'_>| {
+                    let (handle, main) = guest.start(config, stdio)?;
+                    Ok(Booted::Runs(handle, main))
+                };
+                (wait(vm, console, (&ready, &stop), start)?, None)
+            }
+            Some(next) => {
+                let Next {
+                    draft,
+                    config: machine,
+                    accelerator,
+                } = next;
+                let afterwards = Afterwards {
+                    machine,
+                    accelerator,
+                    console: console
+                        .try_clone()
+                        .map_err(|e| Error::io("open", "console.log", e))?,
+                    config,
+                    stdio,
+                };
+                let save = move |guest: Guest<'_>| {
+                    guest.save()?;
+                    Ok(Booted::Saved(draft.publish()))
+                };
+                let boot = wait(vm, console, (&ready, &stop), save)?;
+                (boot, Some(afterwards))
+            }
+        };
         Ok(Self {
             pid,
             accelerator,
             streams,
             boot: Some(boot),
+            next,
             ready,
             stop,
             guest: None,
@@ -136,6 +175,67 @@ impl Machine {
             group: Some(group),
         })
     }
+}
+
+impl Machine {
+    /// Goes on with the machine that the template was made for, in the thread that has to outlive it.
+    fn go_on(
+        &mut self,
+        template: Result<Template, microvm_core::Error>,
+        context: &mut Context<'_>,
+    ) -> Result<()> {
+        let Some(Afterwards {
+            mut machine,
+            accelerator,
+            console,
+            config,
+            stdio,
+        }) = self.next.take()
+        else {
+            return Err(failure(SessionError::Over));
+        };
+        // The counter was written by the thread that has ended.
+        let _ = self.ready.read();
+        context.timeline.mark("template");
+        let from =
+            template.and_then(|template| template::from(template, accelerator, &mut machine));
+        let vm = match from {
+            Ok(vm) => vm,
+            Err(error) => {
+                (context.notice)(&format!("{error}: booting once more, without a template"));
+                microvm_core::launch(accelerator, &machine)?
+            }
+        };
+        self.pid = vm.pid();
+        let start = move |guest: Guest<'_>| {
+            let (handle, main) = guest.start(config, stdio)?;
+            Ok(Booted::Runs(handle, main))
+        };
+        self.boot = Some(wait(vm, console, (&self.ready, &self.stop), start)?);
+        Ok(())
+    }
+}
+
+/// Has a thread wait until the guest's agent is there, and do this with it.
+fn wait(
+    vm: MicroVm,
+    console: File,
+    (ready, stop): (&Arc<EventFd>, &Arc<EventFd>),
+    then: impl FnOnce(Guest<'_>) -> Result<Booted, SessionError> + Send + 'static,
+) -> Result<JoinHandle<Result<Booted, SessionError>>> {
+    let (tell, watch) = (Arc::clone(ready), Arc::clone(stop));
+    thread("plimsoll-boot", BOOT_STACK, move || {
+        let mut stop = Stop(watch);
+        let options = Options {
+            limit: BOOT_PATIENCE,
+            console: Some(console),
+            interrupt: Some(&mut stop),
+        };
+        let outcome = Guest::connect(vm, options).and_then(then);
+        // A counter at its most is readable all the same.
+        let _ = tell.write(1);
+        outcome
+    })
 }
 
 /// The guest's streams and the supervisor's ends of them.
@@ -194,25 +294,30 @@ impl Running for Machine {
         self.boot.is_some().then(|| self.ready.as_fd())
     }
 
-    fn confirm(&mut self, timeline: &mut Timeline) -> Result<bool> {
+    fn confirm(&mut self, context: &mut Context<'_>) -> Result<Confirmed> {
         let outcome = match self.boot.take().map(JoinHandle::join) {
             Some(Ok(outcome)) => outcome,
             _ => Err(SessionError::Over),
         };
+        if let Ok(Booted::Saved(template)) = outcome {
+            self.go_on(template, context)?;
+            return Ok(Confirmed::GoesOn);
+        }
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
-            Ok((handle, main)) => {
+            Ok(Booted::Saved(_)) => Ok(Confirmed::GoesOn),
+            Ok(Booted::Runs(handle, main)) => {
                 for stage in handle.stages() {
-                    timeline.add(stage.name, stage.at);
+                    context.timeline.add(stage.name, stage.at);
                 }
                 for number in early.signals.drain(..) {
                     main.signal(number);
                 }
                 drop(early);
                 self.guest = Some((handle, main));
-                Ok(true)
+                Ok(Confirmed::Runs)
             }
-            Err(SessionError::Abandoned) if early.given_up.is_some() => Ok(false),
+            Err(SessionError::Abandoned) if early.given_up.is_some() => Ok(Confirmed::GivenUp),
             Err(error) => Err(failure(error)),
         }
     }

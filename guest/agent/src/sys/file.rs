@@ -408,6 +408,16 @@ pub(crate) fn add_entropy(random: &Fd, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Has the kernel's generator begin anew with what it has been given, so that nothing it gives out from now on can be known from
+/// what it was before.
+pub(crate) fn reseed(random: &Fd) -> Result<()> {
+    /// RNDRESEEDCRNG, _IO('R', 7): linux/random.h.
+    const RNDRESEEDCRNG: u64 = 0x5207;
+    let mut nothing = 0u64;
+    // SAFETY: RNDRESEEDCRNG looks at no argument.
+    unsafe { ioctl(random, RNDRESEEDCRNG, &mut nothing) }.map(drop)
+}
+
 /// Makes a part of a block device a device of its own: its name with `number` appended. Offset and length are in bytes.
 pub(crate) fn add_partition(device: &Fd, number: i32, offset: i64, length: i64) -> Result<()> {
     /// BLKPG, _IO(0x12, 105), and its operation: linux/blkpg.h.

@@ -67,6 +67,7 @@ fn config(
         },
         realtime_ns: 1,
         entropy: vec![0, 255],
+        late_devices: vec!["virtio-mmio.2".into()],
     }
 }
 

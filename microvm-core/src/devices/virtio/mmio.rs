@@ -7,6 +7,7 @@ use virtio_queue::QueueT;
 
 use super::VirtioDevice;
 use super::queue::{Broken, VirtQueue};
+use super::state::{QueueState, TransportState};
 use crate::memory::Memory;
 
 /// Features that the transport and the queues have by themselves (section 6).
@@ -97,6 +98,59 @@ impl Transport {
             driver_features: 0,
             queue_select: 0,
         })
+    }
+
+    /// What a template keeps of it. Nothing: the device is in the midst of something.
+    pub(crate) fn save(&mut self) -> Option<TransportState> {
+        Some(TransportState {
+            kind: self.device.kind(),
+            status: self.status,
+            device_features_select: self.device_features_select,
+            driver_features_select: self.driver_features_select,
+            driver_features: self.driver_features,
+            queue_select: self.queue_select,
+            queues: self.queues.iter_mut().map(QueueState::of).collect(),
+            device: self.device.save()?,
+        })
+    }
+
+    /// Goes on from what a template has kept. Nothing in there is taken on trust: it is what a driver may have brought about.
+    pub(crate) fn restore(&mut self, kept: &TransportState) -> Result<(), Broken> {
+        use status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
+        if kept.kind != self.device.kind() || kept.queues.len() != self.queues.len() {
+            return Err(Broken);
+        }
+        let steps = [
+            0,
+            ACKNOWLEDGE,
+            ACKNOWLEDGE | DRIVER,
+            ACKNOWLEDGE | DRIVER | FEATURES_OK,
+            ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK,
+        ];
+        let place = steps
+            .iter()
+            .position(|step| *step == kept.status)
+            .ok_or(Broken)?;
+        self.driver_features = kept.driver_features;
+        if place >= 3 && !self.features_are_fine() {
+            return Err(Broken);
+        }
+        self.status = kept.status;
+        self.device_features_select = kept.device_features_select;
+        self.driver_features_select = kept.driver_features_select;
+        self.queue_select = kept.queue_select;
+        let event_idx = self.driver_features & RING_EVENT_IDX != 0;
+        for (queue, kept) in self.queues.iter_mut().zip(&kept.queues) {
+            kept.put(queue)?;
+            let usable = place >= 3 && kept.event_idx == event_idx;
+            if queue.is_ready() && !(usable && queue.is_valid()) {
+                return Err(Broken);
+            }
+        }
+        if place == 4 {
+            self.device.activate(self.driver_features);
+        }
+        self.device.restore(&kept.device)
     }
 
     /// How many queues the device has.

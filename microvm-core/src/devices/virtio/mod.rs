@@ -9,8 +9,10 @@ pub(crate) mod net;
 pub(crate) mod queue;
 pub(crate) mod rng;
 pub(crate) mod slot;
+pub(crate) mod state;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod vacant;
 
 use std::os::fd::RawFd;
 
@@ -54,5 +56,18 @@ pub(crate) trait VirtioDevice: Send {
     /// The machine ends and its virtual CPUs stand still: carry out what the guest has asked for.
     fn finish(&mut self, _queues: &mut [VirtQueue]) -> Result<(), Broken> {
         Ok(())
+    }
+
+    /// What a template keeps of the device beside its registers and queues. Nothing: it is in the midst of something.
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(Vec::new())
+    }
+
+    /// Goes on from what [`Self::save`] gave, after [`Self::activate`].
+    fn restore(&mut self, kept: &[u8]) -> Result<(), Broken> {
+        match kept {
+            [] => Ok(()),
+            _ => Err(Broken),
+        }
     }
 }

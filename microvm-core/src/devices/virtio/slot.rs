@@ -11,6 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::VirtioDevice;
 use super::mmio::{Effect, Transport, register};
 use super::queue::Broken;
+use super::state::SlotState;
 use crate::memory::Memory;
 
 /// Bits of the interrupt status (section 4.2.2): a buffer was used, the configuration or the status changed.
@@ -56,6 +57,30 @@ impl Slot {
             pending: AtomicU32::new(0),
             transport: Mutex::new(transport),
         })
+    }
+
+    /// What a template keeps of it. Nothing: the device is in the midst of something. The virtual CPUs stand still.
+    pub(crate) fn save(&self) -> Option<SlotState> {
+        Some(SlotState {
+            pending: self.pending.load(Ordering::SeqCst),
+            transport: self.lock().save()?,
+        })
+    }
+
+    /// Goes on from what a template has kept, before any virtual CPU runs.
+    pub(crate) fn restore(&self, kept: &SlotState) -> Result<(), Broken> {
+        if kept.pending & !(USED | CONFIG) != 0 {
+            return Err(Broken);
+        }
+        self.lock().restore(&kept.transport)?;
+        self.pending.store(kept.pending, Ordering::SeqCst);
+        if kept.pending != 0 {
+            // The interrupt may have been on its way. One too many does no harm.
+            let _ = self.interrupt.write(1);
+        }
+        // What the device waits for is looked at with the first notification.
+        (0..self.kicks.len()).for_each(|queue| self.kick(queue));
+        Ok(())
     }
 
     /// The kernel parameter by which the driver finds the device.

@@ -18,6 +18,8 @@ pub(in crate::kvm) enum Work {
     Vcpu,
     /// Serves the devices that are quick, and sees the machine to its end.
     Devices,
+    /// The same, and writes the machine into a template's files.
+    Saving,
     /// Serves a disk.
     Disk,
     /// Serves files.
@@ -33,7 +35,7 @@ impl Work {
     pub(in crate::kvm) fn name(self) -> &'static str {
         match self {
             Self::Vcpu => "vcpu",
-            Self::Devices => "devices",
+            Self::Devices | Self::Saving => "devices",
             Self::Disk => "disk",
             Self::Files => "files",
             Self::Network => "network",
@@ -163,6 +165,27 @@ const KVM: &[u64] = &[
     0x4040_aea0,
 ];
 
+/// What a template's state is read with: KVM_RUN, the registers (KVM_GET_REGS, _SREGS, _XSAVE, _XCRS, _DEBUGREGS, _LAPIC, _MP_STATE,
+/// _VCPU_EVENTS, _MSRS and KVM_SET_MSRS, _TSC_KHZ, KVM_KVMCLOCK_CTRL), and of the machine KVM_GET_IRQCHIP, _PIT2, _CLOCK.
+const KVM_STATE: &[u64] = &[
+    0xae80,
+    0x8090_ae81,
+    0x8138_ae83,
+    0x9000_aea4,
+    0x8188_aea6,
+    0x8080_aea1,
+    0x8400_ae8e,
+    0x8004_ae98,
+    0x8040_ae9f,
+    0xc008_ae88,
+    0x4008_ae89,
+    0xaea3,
+    0xaead,
+    0xc208_ae62,
+    0x8070_ae9f,
+    0x8030_ae7c,
+];
+
 /// TUNSETOFFLOAD: what a tap leaves to the guest is settled when its driver starts and resets the device, which is the virtual
 /// CPU's doing.
 const TAP: u64 = 0x4004_54d0;
@@ -176,6 +199,7 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 pub(super) struct Filters {
     vcpu: BpfProgram,
     devices: BpfProgram,
+    saving: BpfProgram,
     disk: BpfProgram,
     files: BpfProgram,
     network: BpfProgram,
@@ -252,10 +276,14 @@ impl Filters {
         vcpu.insert(libc::SYS_ioctl, one_of(1, SeccompCmpArgLen::Dword, &asked)?);
         let mut network = common.clone();
         network.insert(libc::SYS_ioctl, one_of(1, SeccompCmpArgLen::Dword, &[TAP])?);
+        let mut saving = common.clone();
+        let state = one_of(1, SeccompCmpArgLen::Dword, KVM_STATE)?;
+        saving.insert(libc::SYS_ioctl, state);
         let reset = if files { FILES_RESET } else { &[] };
         Ok(Self {
             vcpu: compile(vcpu, &[reset])?,
             devices: compile(common.clone(), &[EVENTS, CHANNEL])?,
+            saving: compile(saving, &[EVENTS, CHANNEL, DISK])?,
             disk: compile(common.clone(), &[EVENTS, DISK])?,
             network: compile(network, &[EVENTS])?,
             leave: compile(common.clone(), &[LEAVE])?,
@@ -271,6 +299,7 @@ impl Filters {
         let filter = match work {
             Work::Vcpu => &self.vcpu,
             Work::Devices => &self.devices,
+            Work::Saving => &self.saving,
             Work::Disk => &self.disk,
             Work::Files => &self.files,
             Work::Network => &self.network,

@@ -115,6 +115,7 @@ pub(super) fn config() -> GuestConfig {
         process: process(),
         realtime_ns: 0,
         entropy: Vec::new(),
+        late_devices: Vec::new(),
     }
 }
 

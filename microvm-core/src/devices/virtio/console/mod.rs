@@ -323,6 +323,22 @@ impl VirtioDevice for Console {
         self.work(queues)
     }
 
+    /// Whether the port is open. All that was to be said must have been.
+    fn save(&self) -> Option<Vec<u8>> {
+        let rests = self.messages.is_empty() && self.sent == 0 && !self.full;
+        rests.then(|| vec![u8::from(self.open)])
+    }
+
+    fn restore(&mut self, kept: &[u8]) -> Result<(), Broken> {
+        let open = match kept {
+            [0] => false,
+            [1] if self.multiport => true,
+            _ => return Err(Broken),
+        };
+        (self.open, self.room) = (open, open);
+        Ok(())
+    }
+
     /// Carries the guest's last words to the host: the virtual CPUs stand still by now.
     fn finish(&mut self, queues: &mut [VirtQueue]) -> Result<(), Broken> {
         let until = Instant::now() + LAST_WORDS;
