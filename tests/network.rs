@@ -664,3 +664,27 @@ fn many_instances_start_at_once_and_share_no_address() {
         world.snapshot() == before
     });
 }
+
+#[test]
+fn n21_whoever_had_an_address_before_does_not_answer_for_it_any_more() {
+    let world = World::new();
+    let mut addresses = Vec::new();
+    for number in 0..5 {
+        let name = format!("server{number}");
+        let flags = format!("--name {name} -p 8080:7");
+        world.detached(&[], &flags, "exec workload echo 7");
+        eventually("it listens", || {
+            world.line(&format!("logs {name}")).stdout == "ready\n"
+        });
+        // One try: the namespace of the one before may still be there.
+        let script = format!(
+            "exec 3<>/dev/tcp/{HOST_ADDRESS}/8080 && printf 'e%064d' 5 >&3 && timeout 5 head -c 64 <&3"
+        );
+        let said = world.outside.sh(&script);
+        assert_eq!(said.stdout, format!("{:064}", 5), "{number}: {said:?}");
+        addresses.push(world.address(&name));
+        world.line(&format!("rm -f {name}")).ok();
+    }
+    addresses.dedup();
+    assert_eq!(addresses.len(), 1, "{addresses:?}");
+}

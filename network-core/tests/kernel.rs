@@ -100,6 +100,10 @@ fn a_pair_is_finished_inside_or_not_there_at_all() {
         };
         link::veth(&port, other.as_fd()).unwrap();
         assert_eq!(link::ports_of("br").unwrap(), ["outer"]);
+        assert!(said("ip", &["-br", "link", "show", "outer"]).contains(",UP,"));
+        link::shut_port("outer").unwrap();
+        assert!(!said("ip", &["-br", "link", "show", "outer"]).contains(",UP,"));
+        link::shut_port("nowhere").unwrap();
         enter(&other);
         assert!(said("ip", &["addr", "show", "eth0"]).contains("10.9.0.2/16"));
         assert!(said("ip", &["route"]).contains("default via 10.9.0.1 dev eth0"));

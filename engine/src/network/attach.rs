@@ -411,6 +411,10 @@ impl Connection {
             // Whatever cannot be taken back now is found by the leases when the network is next looked at.
             let _ = self.rules.forget(&published, &guarded);
         }
+        for endpoint in &self.endpoints {
+            // Whatever still stands in the instance's namespace must not answer for whoever gets the address next.
+            let _ = link::shut_port(&endpoint.link);
+        }
         // Only now may others have them.
         for endpoint in self.endpoints.drain(..) {
             let _ = lease::release(&self.home, &endpoint.network, endpoint.address, &self.id);
