@@ -417,7 +417,9 @@ pub fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let length = rustix::fs::llistxattr(path, &mut list).unwrap();
     let names = list[..length]
         .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty());
+        .filter(|name| !name.is_empty())
+        // Ours, for the servers of virtio-fs: no file's own, and on a directory of a layer wherever the overlay's is.
+        .filter(|name| !name.starts_with(b"user.plimsoll."));
     names
         .map(|name| {
             let mut value = vec![0; 65_536];
