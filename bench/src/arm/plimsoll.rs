@@ -124,6 +124,10 @@ impl Arm for Plimsoll {
         let image = match purpose {
             Purpose::Start { .. } => {
                 args.push("--rm".to_owned());
+                if self.about.id == arm_id::VM {
+                    // Warm and cold starts boot; going on from a template is the restored one.
+                    args.push("--no-template".to_owned());
+                }
                 image::BASE
             }
             Purpose::Resident => {
