@@ -3,6 +3,9 @@
 # from another network namespace over a cable, turn by turn in one run; and one container asking another on one bridge. Everything happens
 # in namespaces, a state directory and a dockerd of this script's own; medians of the rounds are printed, with the ratio to docker's.
 #
+# Servers (but the VM's) are on CPU 1 and clients on CPU 0, in every arm alike: where the scheduler happens to put the two makes a request take
+# 20 us or 55, whatever is between them.
+#
 #   network-peers.sh [ROUNDS [ACCELERATOR]]     as root, after `cargo build --release`; such as: network-peers.sh 9 tcg
 #
 # It needs debootstrap, docker.io, redis-tools, wrk and iproute2, and the Debian mirror (its images are made by debootstrap and our own `build`).
@@ -54,7 +57,7 @@ until [[ $(readlink /proc/$outside/ns/net) != "$(readlink /proc/self/ns/net)" ]]
 ip link add cable type veth peer name cable netns "$outside"
 ip addr add 198.51.100.1/24 dev cable
 ip link set cable up
-from_outside() { nsenter --net="/proc/$outside/ns/net" -- "$@"; }
+from_outside() { nsenter --net="/proc/$outside/ns/net" -- taskset -c 0 "$@"; }
 from_outside ip link set lo up
 from_outside ip addr add 198.51.100.2/24 dev cable
 from_outside ip link set cable up
@@ -79,14 +82,14 @@ for _ in $(seq 300); do docker version >/dev/null 2>&1 && break; sleep 0.1; done
 docker load -q -i "$work/peers.tar" >/dev/null
 
 # Arms and the host's ports of their three servers: the host's own redis and nginx are not installed, so the host has the workload's server only.
-"$work/workload" echo 7000 >/dev/null &
+taskset -c 1 "$work/workload" echo 7000 >/dev/null &
 own=$!
 trap 'kill $own 2>/dev/null; finish' EXIT
-docker run -d --name server -p 7010:7000 -p 6310:6379 -p 8010:80 peers >/dev/null
-"$plimsoll" run -d --name server -p 7020:7000 -p 6320:6379 -p 8020:80 peers >/dev/null
+docker run -d --cpuset-cpus 1 --name server -p 7010:7000 -p 6310:6379 -p 8010:80 peers >/dev/null
+"$plimsoll" run -d --cpuset-cpus 1 --name server -p 7020:7000 -p 6320:6379 -p 8020:80 peers >/dev/null
 "$plimsoll" run -d --name machine --backend vm --accel "$accel" -m 512m -p 7030:7000 -p 6330:6379 -p 8030:80 peers >/dev/null
-docker run -d --name client peers >/dev/null
-"$plimsoll" run -d --name client peers >/dev/null
+docker run -d --cpuset-cpus 0 --name client peers >/dev/null
+"$plimsoll" run -d --cpuset-cpus 0 --name client peers >/dev/null
 inside() { docker inspect -f '{{.NetworkSettings.IPAddress}}' server; }
 inside_ours() { "$plimsoll" inspect -f '{{.NetworkSettings.IPAddress}}' server; }
 docker_at=$(inside) ours_at=$(inside_ours)
