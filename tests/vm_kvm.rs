@@ -5,26 +5,13 @@ mod common;
 
 use std::fs;
 
-use common::{Host, PARALLEL, guest_kernel};
-
-/// Whether VMs on KVM can be tried here; says why where not.
-fn possible() -> bool {
-    if !std::path::Path::new("/dev/kvm").exists() {
-        eprintln!("skipped: --accel kvm, because there is no /dev/kvm");
-        return false;
-    }
-    if !guest_kernel().is_file() {
-        eprintln!("skipped: --accel kvm, because there is no guest kernel (make kernel)");
-        return false;
-    }
-    true
-}
+use common::{Host, PARALLEL, kvm_is_possible};
 
 const VM: [&str; 6] = ["run", "--rm", "--backend", "vm", "--accel", "kvm"];
 
 #[test]
 fn kvm_says_hi_from_a_kernel_of_its_own_and_passes_the_exit_code_on() {
-    if !possible() {
+    if !kvm_is_possible() {
         return;
     }
     let host = Host::new();
@@ -53,7 +40,7 @@ fn kvm_says_hi_from_a_kernel_of_its_own_and_passes_the_exit_code_on() {
 
 #[test]
 fn kvm_runs_work_on_two_cpus_at_once_and_keeps_an_ended_instances_disk() {
-    if !possible() {
+    if !kvm_is_possible() {
         return;
     }
     let host = Host::new();
@@ -87,7 +74,7 @@ fn kvm_runs_work_on_two_cpus_at_once_and_keeps_an_ended_instances_disk() {
 
 #[test]
 fn a_command_that_kvms_guest_does_not_have_gives_127() {
-    if !possible() {
+    if !kvm_is_possible() {
         return;
     }
     let host = Host::new();

@@ -7,16 +7,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{Host, Said, finish, guest_kernel};
+use common::{Host, Said, finish, kvm_is_possible};
 
 /// A host on which VMs on KVM can be tried; says why there is none.
 fn host() -> Option<Host> {
-    if !std::path::Path::new("/dev/kvm").exists() {
-        eprintln!("skipped: --accel kvm, because there is no /dev/kvm");
-        return None;
-    }
-    if !guest_kernel().is_file() {
-        eprintln!("skipped: --accel kvm, because there is no guest kernel (make kernel)");
+    if !kvm_is_possible() {
         return None;
     }
     eprintln!("accelerator: kvm on {}", engine::substrate());

@@ -25,6 +25,18 @@ const AT_ONCE: usize = 50;
 const LINES: usize = 1 << 18;
 const LINE: usize = 4096;
 
+/// Without a network, as the peers are: what one costs is bench/examples/network.rs's to say.
+const RUN_TRUE: [&str; 6] = ["run", "--rm", "--network", "none", "plimsoll/base", "true"];
+const SLEEP: [&str; 7] = [
+    "run",
+    "-d",
+    "--network",
+    "none",
+    "plimsoll/base",
+    "sleep",
+    "100000",
+];
+
 struct Bench {
     plimsoll: PathBuf,
     folder: PathBuf,
@@ -103,7 +115,7 @@ fn main() -> Outcome<()> {
         folder: std::env::temp_dir().join(format!("plimsoll-lifecycle-{}", std::process::id())),
     };
     fs::create_dir_all(&bench.folder)?;
-    bench.timed(&["run", "--rm", "plimsoll/base", "true"])?;
+    bench.timed(&RUN_TRUE)?;
     starts(&bench, rounds)?;
     at_once(&bench)?;
     output(&bench)?;
@@ -114,10 +126,10 @@ fn main() -> Outcome<()> {
 /// `run --rm`, `run -d`, `exec` and bubblewrap by turns.
 fn starts(bench: &Bench, rounds: usize) -> Outcome<()> {
     let root = base(bench)?;
-    let id = bench.text(&["run", "-d", "plimsoll/base", "sleep", "100000"])?;
+    let id = bench.text(&SLEEP)?;
     let [mut run, mut detached, mut exec, mut bwrap, mut floor] = [const { Vec::new() }; 5];
     for _ in 0..rounds {
-        run.push(bench.timed(&["run", "--rm", "--network", "none", "plimsoll/base", "true"])?);
+        run.push(bench.timed(&RUN_TRUE)?);
         let mut command = Command::new("bwrap");
         command.args(["--unshare-all", "--ro-bind"]).arg(&root);
         command.args(["/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"]);
@@ -150,7 +162,7 @@ fn first_instruction(bench: &Bench) -> Outcome<Duration> {
     let stages = bench.folder.join("stages.json");
     let begun = now();
     let output = bench
-        .command(&["run", "-d", "plimsoll/base", "true"])
+        .command(&["run", "-d", "--network", "none", "plimsoll/base", "true"])
         .env("PLIMSOLL_TIMELINE", &stages)
         .output()?;
     let id = String::from_utf8(output.stdout)?.trim().to_owned();
@@ -189,12 +201,7 @@ fn at_once(bench: &Bench) -> Outcome<()> {
     for _ in 0..5 {
         let begun = Instant::now();
         let children: Vec<_> = (0..AT_ONCE)
-            .map(|_| {
-                bench
-                    .command(&["run", "--rm", "plimsoll/base", "true"])
-                    .stdout(Stdio::null())
-                    .spawn()
-            })
+            .map(|_| bench.command(&RUN_TRUE).stdout(Stdio::null()).spawn())
             .collect::<Result<_, _>>()?;
         let mut failed = 0;
         for mut child in children {
@@ -256,13 +263,13 @@ fn output(bench: &Bench) -> Outcome<()> {
 fn many(bench: &Bench, rounds: usize) -> Outcome<()> {
     let once = || -> Outcome<f64> {
         (0..rounds)
-            .map(|_| bench.timed(&["run", "--rm", "plimsoll/base", "true"]))
+            .map(|_| bench.timed(&RUN_TRUE))
             .collect::<Outcome<Vec<_>>>()
             .map(median)
     };
     let alone = once()?;
     for _ in 0..RUNNING {
-        bench.timed(&["run", "-d", "plimsoll/base", "sleep", "100000"])?;
+        bench.timed(&SLEEP)?;
     }
     let beside = once()?;
     println!(

@@ -1,8 +1,5 @@
 //! Identifiers and names of instances: 64 hexadecimal digits, and `adjective_surname` where the user gives no name.
 
-use std::fs::File;
-use std::io::Read;
-
 use crate::error::{Error, Result};
 
 /// The left halves of generated names. Sea words, as a ship's load line deserves.
@@ -66,12 +63,23 @@ const SURNAMES: [&str; 48] = [
     "yi",
 ];
 
-/// Reads `N` bytes of the kernel's random source.
+/// Takes `N` bytes (at most 256) of the kernel's random source.
 pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; N];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|source| Error::io("read", "/dev/urandom", source))?;
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match getrandom(rest, GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::System {
+                    action: "ask the kernel for random bytes",
+                    source: errno.into(),
+                });
+            }
+        }
+    }
     Ok(bytes)
 }
 

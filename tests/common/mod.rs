@@ -382,6 +382,19 @@ pub fn guest_kernel() -> PathBuf {
     )
 }
 
+/// Whether VMs on KVM can be tried here; says why where not.
+pub fn kvm_is_possible() -> bool {
+    let missing = if !std::path::Path::new("/dev/kvm").exists() {
+        "/dev/kvm"
+    } else if !guest_kernel().is_file() {
+        "guest kernel (make kernel)"
+    } else {
+        return true;
+    };
+    eprintln!("skipped: --accel kvm, because there is no {missing}");
+    false
+}
+
 /// A program on PATH.
 pub fn which(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?)

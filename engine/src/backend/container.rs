@@ -4,7 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use container_core::{ExitStatus, Launch, NetworkSetup, Rootfs, Stdio, Teardown, seccomp};
@@ -15,7 +15,7 @@ use oci_spec::runtime::{
 
 use oci_spec::runtime;
 
-use super::{Backend, Context, Ended, Exit, Job, Running, Streams};
+use super::{Backend, Context, Ended, Exit, Job, Remains, Running, Streams};
 use crate::error::{Error, Result};
 use crate::instance::{self, Record};
 use crate::network::{self, NetworkError, NetworkMode};
@@ -104,8 +104,6 @@ impl Backend for Container {
             container,
             streams,
             master,
-            upper,
-            work,
         }))
     }
 }
@@ -175,8 +173,6 @@ struct Contained {
     container: container_core::Container,
     streams: Streams,
     master: Option<OwnedFd>,
-    upper: PathBuf,
-    work: PathBuf,
 }
 
 impl Running for Contained {
@@ -212,33 +208,28 @@ impl Running for Contained {
         }
     }
 
-    fn finish(self: Box<Self>, passing: bool) -> Result<Exit> {
-        let Self {
-            mut container,
-            upper,
-            work,
-            ..
-        } = *self;
+    fn finish(self: Box<Self>, passing: bool) -> Result<(Exit, Remains)> {
+        let mut container = self.container;
         let exit = container.wait()?;
         // A dozen files are read for it, so only for whoever asks.
         let stats = Timeline::is_wanted()
             .then(|| container.cgroup().and_then(|cgroup| cgroup.stats().ok()))
             .flatten();
-        if passing {
-            // The overlay writes back whatever its upper directory still holds when it goes. Whatever cannot be removed
-            // now is removed, or told, when the instance is settled.
-            let _ = std::fs::remove_dir_all(&upper);
-            let _ = std::fs::remove_dir_all(&work);
-        }
-        container.release(Teardown::Leave)?;
-        Ok(Exit {
+        let remains = if passing {
+            Remains::of(container)
+        } else {
+            container.release(Teardown::Leave)?;
+            Remains::default()
+        };
+        let exit = Exit {
             ended: match exit.status {
                 ExitStatus::Exited(code) => Ended::Code(code),
                 ExitStatus::Signaled(number) => Ended::Signal(number),
             },
             oom_killed: exit.oom_killed,
             peak_memory: stats.and_then(|stats| stats.memory_peak),
-        })
+        };
+        Ok((exit, remains))
     }
 }
 

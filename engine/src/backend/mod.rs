@@ -152,8 +152,31 @@ pub(crate) trait Running {
         ))
     }
 
-    /// Waits for the end and lets go of everything. What the instance wrote need not reach the disk if `passing`.
-    fn finish(self: Box<Self>, passing: bool) -> Result<Exit>;
+    /// Waits for the end and lets go of everything; of what can wait until everybody has been told, too, unless `passing`: the
+    /// instance goes, and what it wrote with it.
+    fn finish(self: Box<Self>, passing: bool) -> Result<(Exit, Remains)>;
+}
+
+/// What an instance that has ended still has in the kernel. Nothing runs in it and nothing can be reached through it.
+#[derive(Default)]
+pub(crate) struct Remains(Option<container_core::Container>);
+
+impl Remains {
+    /// Of a container.
+    pub(crate) fn of(container: container_core::Container) -> Self {
+        Self(Some(container))
+    }
+
+    /// Lets go of it.
+    ///
+    /// # Errors
+    /// When a cgroup cannot be removed.
+    pub(crate) fn release(self) -> Result<()> {
+        match self.0 {
+            Some(container) => Ok(container.release(container_core::Teardown::Wait)?),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A process beside the first one.

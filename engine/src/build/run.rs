@@ -139,7 +139,7 @@ impl Run<'_> {
             progress.step(&notice);
         }
         carry(running.as_mut(), progress)?;
-        running.finish(false)
+        running.finish(false).map(|(exit, _)| exit)
     }
 }
 

@@ -10,7 +10,7 @@ mod remove;
 mod sweep;
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -28,8 +28,8 @@ pub use find::{Listed, find, is_owned, list, look, size, user_of_image};
 pub(crate) use find::{environment, name, with_name, with_port};
 pub use record::{Record, State, Status};
 pub(crate) use record::{read_state, short, write_record, write_state};
-pub(crate) use remove::remove_all;
 pub use remove::{remove, rename};
+pub(crate) use remove::{remove_all, remove_trash, retire};
 pub use sweep::repair;
 pub(crate) use sweep::{settle, sweep, sweep_some};
 
@@ -161,7 +161,10 @@ pub(crate) fn now() -> u64 {
 /// When a process was started, in clock ticks since the boot: with its number it names one process for ever. `None` when it
 /// is not there.
 pub(crate) fn process_started(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut stat = String::with_capacity(1024);
+    File::open(format!("/proc/{pid}/stat"))
+        .and_then(|mut file| file.read_to_string(&mut stat))
+        .ok()?;
     // The name is in parentheses and may hold anything; field 22 is the 20th after it (proc_pid_stat(5)).
     stat.rsplit_once(')')?
         .1

@@ -16,28 +16,46 @@ use crate::volume;
 /// memory first, which takes up to a second for many GiB.
 const OWNER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Removes an instance's directory and name. Every step can be repeated after a kill in between.
-pub(super) fn remove_state(home: &Home, id: &str, name: &str) -> Result<()> {
-    let trash = home.trash().join(id);
+/// Makes an instance one that nobody knows: what is left of its directory is trash. Every step can be repeated after a kill in
+/// between.
+fn forget(home: &Home, id: &str, name: &str) -> Result<()> {
     let directory = home.instance(id);
-    match fs::rename(&directory, &trash) {
+    match fs::rename(&directory, home.trash().join(id)) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(Error::io("rename", &directory, e)),
     }
-    if !name.is_empty() {
-        drop_name(home, name, id)?;
+    match name {
+        "" => Ok(()),
+        name => drop_name(home, name, id),
     }
+}
+
+/// Removes what [`forget`] has left.
+pub(crate) fn remove_trash(home: &Home, id: &str) -> Result<()> {
+    let trash = home.trash().join(id);
     ignore_missing(fs::remove_dir_all(&trash)).map_err(|e| Error::io("remove", &trash, e))
+}
+
+/// Removes an instance's directory and name.
+pub(super) fn remove_state(home: &Home, id: &str, name: &str) -> Result<()> {
+    forget(home, id, name)?;
+    remove_trash(home, id)
 }
 
 /// Removes everything of an instance that nobody owns any more, its anonymous volumes too if `volumes`.
 pub(crate) fn remove_all(home: &Home, record: &Record, volumes: bool) -> Result<()> {
+    retire(home, record, volumes)?;
+    remove_trash(home, &record.id)
+}
+
+/// The part of [`remove_all`] that others can see: [`remove_trash`] is the rest.
+pub(crate) fn retire(home: &Home, record: &Record, volumes: bool) -> Result<()> {
     if volumes {
         // While the record still names them, so that a kill in between can be made good.
         volume::remove_anonymous(home, &record.id, &record.spec.mounts)?;
     }
-    remove_state(home, &record.id, &record.name)
+    forget(home, &record.id, &record.name)
 }
 
 /// Removes an instance; with `force` a running one too, whose processes are killed first. With `volumes` its anonymous

@@ -115,8 +115,8 @@ pub(crate) struct Connection {
 pub(crate) struct Left {
     /// Networks that nobody may be on any more.
     networks: Vec<Network>,
-    /// Connections to the kernel: closing them takes longer than anybody should wait.
-    rules: Vec<Rules>,
+    /// A connection to the kernel: closing it takes longer than anybody should wait.
+    rules: Rules,
 }
 
 impl Left {
@@ -373,29 +373,29 @@ impl Connection {
         self.give_everything_back();
         Left {
             networks: std::mem::take(&mut self.networks),
-            rules: vec![std::mem::take(&mut self.rules)],
+            rules: std::mem::take(&mut self.rules),
         }
     }
 
     /// Leaves one network; the interface must be gone already.
     pub(crate) fn leave(&mut self, network: &str) -> Result<()> {
         let published = self.published();
-        self.rules
-            .withdraw(&published)
-            .map_err(NetworkError::from)?;
         self.resolvers.retain(|(name, _)| name != network);
         let place = self
             .endpoints
             .iter()
             .position(|endpoint| endpoint.network == network);
-        if let Some(place) = place {
-            let endpoint = self.endpoints.remove(place);
-            let forgotten = self
-                .rules
-                .unguard(&endpoint.link, endpoint.mac, endpoint.address);
-            lease::release(&self.home, &endpoint.network, endpoint.address, &self.id)?;
-            forgotten.map_err(NetworkError::from)?;
-        }
+        let forgotten = match place {
+            Some(place) => {
+                let endpoint = self.endpoints.remove(place);
+                let guarded = (endpoint.link.as_str(), endpoint.mac, endpoint.address);
+                let forgotten = self.rules.forget(&published, &[guarded]);
+                lease::release(&self.home, &endpoint.network, endpoint.address, &self.id)?;
+                forgotten
+            }
+            None => self.rules.withdraw(&published),
+        };
+        forgotten.map_err(NetworkError::from)?;
         self.publish()
     }
 

@@ -66,6 +66,15 @@ impl Client {
         Self::new(link)
     }
 
+    /// It has the instance's output and nothing to send: that the instance runs changes nothing for it.
+    pub(super) fn looks_on(&self) -> bool {
+        let has_output = self
+            .outlets
+            .iter()
+            .any(|outlet| !matches!(outlet, Outlet::Closed));
+        has_output && !self.sends_input
+    }
+
     /// The instance runs.
     pub(super) fn started(&mut self) {
         if std::mem::take(&mut self.starts) {

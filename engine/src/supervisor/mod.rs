@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use image_core::{Image, Store};
 
-use crate::backend::{self, Confirmed, Context, Exit, Job, Running, Streams};
+use crate::backend::{self, Confirmed, Context, Exit, Job, Remains, Running, Streams};
 use crate::base;
 use crate::error::{Error, Result};
 use crate::home::Home;
@@ -57,6 +57,10 @@ const IDLE_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a guest has to end its processes once it is told to; a busy kvm_pvm host takes some seconds.
 const DIES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How soon a command that only looks on is told that its instance runs. Most of those that end sooner were started for their end
+/// alone: to be woken twice would only take a processor from them.
+const TELLS_AFTER: Duration = Duration::from_millis(10);
 
 /// docker's delays before a restart: this long, doubled each time, up to the most, and from the beginning again after an
 /// instance has run for long enough.
@@ -102,12 +106,16 @@ struct Supervisor {
     connection: Option<Connection>,
     /// What it has left behind on networks that may have nobody any more.
     left: network::Left,
+    /// What it still has in the kernel although it has ended.
+    remains: Remains,
     /// When SIGKILL follows the signal of `stop`.
     kill_at: Option<Instant>,
     /// When the instance is taken for one that stays, and what starting has used is given back.
     shrink_at: Option<Instant>,
     /// That has been done.
     shrunk: Cell<bool>,
+    /// When a command that only looks on is told that the instance runs.
+    tell_at: Option<Instant>,
     /// SIGKILL has been sent.
     killed: bool,
     /// The command has run at least once, so that failures are the instance's and no longer the starter's.
@@ -158,9 +166,11 @@ impl Supervisor {
             timeline,
             connection: None,
             left: network::Left::default(),
+            remains: Remains::default(),
             kill_at: None,
             shrink_at: None,
             shrunk: Cell::new(true),
+            tell_at: None,
             killed: false,
             has_run: false,
         };
@@ -215,9 +225,10 @@ impl Supervisor {
         let passing = self.record.spec.auto_remove;
         self.timeline.mark("ended");
         match running.finish(passing) {
-            Ok(exit) => {
+            Ok((exit, remains)) => {
                 self.timeline.mark("released");
                 self.timeline.set_peak_memory(exit.peak_memory);
+                self.remains = remains;
                 Outcome::Ended(exit)
             }
             Err(error) => Outcome::Failed(error),
@@ -314,9 +325,10 @@ impl Supervisor {
         self.state.started_at = now();
         write_state(&self.home, &self.record.id, &self.state)?;
         self.has_run = true;
-        for client in &mut self.clients {
+        for client in self.clients.iter_mut().filter(|client| !client.looks_on()) {
             client.started();
         }
+        self.tell_at = Some(Instant::now() + TELLS_AFTER);
         if !self.record.spec.auto_remove {
             // What the user was told survives a power cut; not on the way to the command's first instruction.
             settle::make_durable(&self.home, &self.record.id);
@@ -379,6 +391,10 @@ impl Supervisor {
                 client.flush();
             }
             self.clients.retain(|client| !client.is_gone());
+            if self.tell_at.is_some_and(|at| Instant::now() >= at) {
+                self.tell_at = None;
+                self.clients.iter_mut().for_each(Client::started);
+            }
             if self.shrink_at.is_some_and(|at| Instant::now() >= at) {
                 self.shrink_at = None;
                 self.shrunk.set(false);
@@ -438,7 +454,10 @@ impl Supervisor {
         for client in &self.clients {
             client.watch(&mut polls);
         }
-        let next = [self.kill_at, self.shrink_at].into_iter().flatten().min();
+        let next = [self.kill_at, self.shrink_at, self.tell_at]
+            .into_iter()
+            .flatten()
+            .min();
         let patience = next.map(|at| at.saturating_duration_since(Instant::now()));
         if patience.is_none() && !self.shrunk.replace(true) {
             // As late as can be: what runs from here to the wait in the kernel is all that stays mapped.
@@ -486,7 +505,10 @@ impl Supervisor {
 
     /// Reads a stream once, into the log and to those who are attached.
     fn pass(&mut self, from: &OwnedFd, stream: Stream, buffer: &mut Vec<u8>) -> Flow {
-        buffer.resize(CHUNK, 0);
+        if buffer.len() != CHUNK {
+            // Fresh zeros: pages are there only as far as they are written to.
+            *buffer = vec![0; CHUNK];
+        }
         match nix::unistd::read(from, buffer) {
             Ok(0) => Flow::Closed,
             Ok(count) => {

@@ -254,13 +254,27 @@ impl Link {
         }
     }
 
+    /// Whether the other side is there and has sent nothing that waits to be taken.
+    fn is_silent(&self) -> bool {
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        // SAFETY: no bytes are asked for, so that none are written.
+        let peeked = unsafe { libc::recv(self.number(), std::ptr::null_mut(), 0, flags) };
+        peeked < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+    }
+
     /// Takes the next packet, waiting for it if `wait`.
     pub(crate) fn receive<T: for<'a> Deserialize<'a>>(
         &self,
         buffer: &mut Vec<u8>,
         wait: bool,
     ) -> Packet<T> {
-        buffer.resize(PACKET_MAX, 0);
+        if !wait && self.is_silent() {
+            return Packet::Nothing;
+        }
+        if buffer.len() != PACKET_MAX {
+            // New zeros are pages that nobody has touched: only what a packet fills is ever there.
+            *buffer = vec![0; PACKET_MAX];
+        }
         let mut control = ControlBuffer::default();
         let mut part = libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),

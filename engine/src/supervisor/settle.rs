@@ -8,7 +8,7 @@ use super::protocol::{Link, Reply, system};
 use super::{Outcome, SOCKET, Supervisor};
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::instance::{Lock, Status, now, remove_all, write_state};
+use crate::instance::{Lock, Status, now, remove_trash, retire, write_state};
 
 /// How long a bridge is kept for the next instance.
 const LINGER: Duration = Duration::from_millis(1000);
@@ -191,42 +191,52 @@ impl Supervisor {
         self.clients.retain(|client| !client.is_gone());
     }
 
-    /// The instance is over: what was made for it goes, the record says how it ended, and whoever waits is told last, so
-    /// that what they do next finds everything settled.
+    /// The instance is over: the record says how it ended, or is gone with it, and whoever waits is told, so that what they do
+    /// next finds it so. What nobody can see any more of an instance that goes is removed after that; until then its lock is
+    /// held, which a killed supervisor leaves to the next command.
     pub(super) fn settle(mut self, lock: Lock, outcome: Outcome) {
         self.state.supervisor = 0;
-        let settled = if self.record.spec.auto_remove {
-            remove_all(&self.home, &self.record, true)
+        let passing = self.record.spec.auto_remove;
+        let settled = if passing {
+            retire(&self.home, &self.record, true).map(|()| Some(lock))
         } else {
             let socket = self.home.instance(&self.record.id).join(SOCKET);
             // One that is gone already was removed with its directory.
             let _ = fs::remove_file(socket);
+            // A lock that stays behind without its holder is what makes the next command try again.
             write_state(&self.home, &self.record.id, &self.state)
+                .and_then(|()| lock.release())
+                .map(|()| None)
         };
-        // A lock that stays behind without its holder is what makes the next command try again.
-        let settled = settled.and_then(|()| lock.release());
-        if let Err(error) = settled {
-            for client in &self.clients {
-                client.tell(&Reply::Notice(error.to_string()));
-            }
-        }
         self.timeline.mark("settled");
-        if let Err(error) = self.timeline.write() {
+        let told = self.timeline.write();
+        for error in [settled.as_ref().err(), told.as_ref().err()]
+            .into_iter()
+            .flatten()
+        {
             for client in &self.clients {
                 client.tell(&Reply::Notice(error.to_string()));
             }
         }
         self.tell_end(&outcome, false);
+        // Whoever reads the instance's output waits until nobody can write any.
+        self.clients.clear();
+        if let Ok(Some(lock)) = settled {
+            // First the files: an overlay writes back whatever its upper directory still holds when it goes. What fails here is
+            // tried again by the next command.
+            let _ = remove_trash(&self.home, &self.record.id)
+                .and_then(|()| std::mem::take(&mut self.remains).release())
+                .and_then(|()| lock.release());
+        }
         self.take_networks_down();
     }
 
     /// Removes the bridges that nobody is on any more: some time after the last instance has left, since taking a bridge down
     /// costs more than a container's start, and many a user starts one instance after another.
-    fn take_networks_down(mut self) {
+    fn take_networks_down(self) {
         if self.left.is_empty() {
             return;
         }
-        self.clients.clear();
         std::thread::sleep(LINGER);
         // What stays is taken by whoever looks at the networks next, or by `doctor --repair`.
         let _ = self.left.take_down(&self.home);

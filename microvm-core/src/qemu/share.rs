@@ -99,8 +99,7 @@ fn is_executable(path: &Path) -> bool {
 
 /// Which of the host's attributes stand for a guest's: what overlayfs asks directories of a lower layer for can be read with
 /// privileges only, which virtiofsd has none of, and layers of images bear it under another name too.
-const XATTR_MAP: &str = "--xattrmap=:prefix:all:trusted.overlay.:user.plimsoll.::ok:all:::";
-const C_XATTR_MAP: &str = "xattrmap=:prefix:all:trusted.overlay.:user.plimsoll.::ok:all:::";
+const XATTR_MAP: &str = "xattrmap=:prefix:all:trusted.overlay.:user.plimsoll.::ok:all:::";
 
 /// Its arguments. It is told that attributes are valid for no time, since others may change the files, and to let pages be
 /// cached, without which files cannot be mapped. The one in Rust cannot be told the former: it takes a second.
@@ -108,20 +107,21 @@ fn arguments(program: &Path, listener: i32) -> Vec<String> {
     let socket = format!("--fd={listener}");
     // Its limit of descriptors is raised as far as it may be already.
     let limit = "--rlimit-nofile=0";
+    let xattr_map = format!("--{XATTR_MAP}");
     let arguments: &[&str] = match program.as_os_str() == OsStr::new(IN_C) {
         true => &[
             "-f",
             "-o",
             "source=/tmp,sandbox=chroot,cache=auto,timeout=0,xattr,log_level=warn",
             "-o",
-            C_XATTR_MAP,
+            XATTR_MAP,
         ],
         false => &[
             "--shared-dir=/tmp",
             "--sandbox=chroot",
             "--cache=auto",
             "--xattr",
-            XATTR_MAP,
+            &xattr_map,
             "--log-level=warn",
         ],
     };

@@ -71,18 +71,7 @@ impl Wire {
         let until = Instant::now() + limit;
         let mut polls = Vec::new();
         while !self.decoder.ready()? {
-            self.begin(&mut polls, true)?;
-            if let Some(interrupt) = interrupt {
-                polls.push(watch(&interrupt.descriptor(), libc::POLLIN));
-            }
-            let own = polls.len();
-            let woken = self.wait(&mut polls, Some(until))?;
-            if let Some(interrupt) = interrupt
-                && polls[own - 1].revents != 0
-                && interrupt.stops()
-            {
-                return Err(SessionError::Abandoned);
-            }
+            let woken = self.wait_or_abandon(&mut polls, until, interrupt)?;
             if self.decoder.ready()? {
                 break;
             }
@@ -111,22 +100,33 @@ impl Wire {
         let until = Instant::now() + limit;
         let mut polls = Vec::new();
         loop {
-            self.begin(&mut polls, true)?;
-            if let Some(interrupt) = interrupt {
-                polls.push(watch(&interrupt.descriptor(), libc::POLLIN));
-            }
-            let own = polls.len();
-            let woken = self.wait(&mut polls, Some(until))?;
-            if let Some(interrupt) = interrupt
-                && polls[own - 1].revents != 0
-                && interrupt.stops()
-            {
-                return Err(SessionError::Abandoned);
-            }
+            let woken = self.wait_or_abandon(&mut polls, until, interrupt)?;
             if woken.ended || woken.late {
                 return Ok(woken.ended);
             }
         }
+    }
+
+    /// Waits for whatever happens next, or for the word to give the machine up.
+    fn wait_or_abandon(
+        &mut self,
+        polls: &mut Vec<libc::pollfd>,
+        until: Instant,
+        interrupt: &mut Option<&mut dyn Interrupt>,
+    ) -> Result<Woken, SessionError> {
+        self.begin(polls, true)?;
+        if let Some(interrupt) = interrupt {
+            polls.push(watch(&interrupt.descriptor(), libc::POLLIN));
+        }
+        let own = polls.len();
+        let woken = self.wait(polls, Some(until))?;
+        if let Some(interrupt) = interrupt
+            && polls[own - 1].revents != 0
+            && interrupt.stops()
+        {
+            return Err(SessionError::Abandoned);
+        }
+        Ok(woken)
     }
 
     /// The error for a guest that has not done something in time.

@@ -3,11 +3,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use super::*;
 use crate::kvm::saved::tests::saved;
 
-/// A template of a machine without contents, in a directory of its own.
-fn template() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("64m");
-    let draft = Draft::begin(&path).unwrap().unwrap();
+/// Keeps a template of a machine without contents at a path.
+fn publish(path: &Path) {
+    let draft = Draft::begin(path).unwrap().unwrap();
     let files = draft.files().unwrap();
     files.memory.set_len(64 << 20).unwrap();
     files
@@ -15,6 +13,13 @@ fn template() -> (tempfile::TempDir, PathBuf) {
         .write_all_at(&saved().encode().unwrap(), 0)
         .unwrap();
     draft.publish().unwrap();
+}
+
+/// Such a template, in a directory of its own.
+fn template() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("64m");
+    publish(&path);
     (folder, path)
 }
 
@@ -49,14 +54,7 @@ fn a_template_that_was_kept_is_found_replaced_and_removed() {
     let (_folder, path) = template();
     let found = Template::open(&path).unwrap().unwrap();
     assert_eq!((found.memory_mib(), found.vcpus()), (64, 1));
-    let draft = Draft::begin(&path).unwrap().unwrap();
-    let files = draft.files().unwrap();
-    files.memory.set_len(64 << 20).unwrap();
-    files
-        .state
-        .write_all_at(&saved().encode().unwrap(), 0)
-        .unwrap();
-    draft.publish().unwrap();
+    publish(&path);
     assert!(remove(&path).unwrap());
     assert!(!remove(&path).unwrap());
     assert!(Template::open(&path).unwrap().is_none());

@@ -17,7 +17,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::template::{self, Launched, Next};
 use super::{BOOT_PATIENCE, Group, UMASK, failure};
-use crate::backend::{Beside, Confirmed, Context, Ended, Exit, Running, Streams};
+use crate::backend::{Beside, Confirmed, Context, Ended, Exit, Remains, Running, Streams};
 use crate::error::{Error, Result};
 use crate::supervisor::protocol::ExecRequest;
 use crate::supervisor::set_nonblocking;
@@ -385,7 +385,7 @@ impl Running for Machine {
         )?))
     }
 
-    fn finish(mut self: Box<Self>, _passing: bool) -> Result<Exit> {
+    fn finish(mut self: Box<Self>, _passing: bool) -> Result<(Exit, Remains)> {
         let outcome = match self.guest.take() {
             Some((_, main)) => main.wait().map(|exit| {
                 // The agent has flushed the disk and powers off: how the machine ends now comes too late to matter.
@@ -405,11 +405,12 @@ impl Running for Machine {
             None => None,
         };
         let (ended, oom_killed) = outcome.map_err(failure)?;
-        Ok(Exit {
+        let exit = Exit {
             ended,
             oom_killed,
             peak_memory,
-        })
+        };
+        Ok((exit, Remains::default()))
     }
 }
 
