@@ -2,12 +2,9 @@
 //! same archive, turn by turn.
 //!
 //! `cargo run --release -p bench --example load -- ARCHIVE [ROUNDS]` as root, after `cargo build --release`. Everything is written to
-//! a fresh ext4 file system in a file, mounted where nobody else sees it: ext4 passes over inodes that were freed in the last
-//! minutes one by one, so that on a file system where trees are made and removed in turn each new file costs up to a millisecond,
-//! and whoever comes later pays. Nothing is removed between the rounds, for the same reason, and each round has a dockerd with a store
-//! of its own. Before each turn as much memory as it may fill is touched: what a hypervisor has taken back from this machine would cost
-//! whoever is given it first several microseconds a page. Nobody's time includes that all of it has reached the disk. Last come the
-//! floors: GNU tar unpacking the same archive (or the largest layer in it), and a copy of it.
+//! a fresh file system (`fresh`), where nothing is removed between the rounds; each round has a dockerd with a store of its own. Nobody's
+//! time includes that all of it has reached the disk. Last come the floors: GNU tar unpacking the same archive (or the largest layer in
+//! it), and a copy of it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -15,10 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+mod fresh;
 
-/// Set in the process that has a mount namespace of its own.
-const INSIDE: &str = "PLIMSOLL_LOAD_BENCH";
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Bytes of the file system for each round and engine, as a multiple of the archive's: its content twice, uncompressed.
 const ROOM: u64 = 6;
@@ -34,32 +30,10 @@ fn main() -> Outcome<()> {
         Some(text) => text.to_string_lossy().parse()?,
         None => 3,
     };
-    if let Some(folder) = std::env::var_os(INSIDE) {
-        return inside(Path::new(&folder), &archive, rounds);
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("plimsoll-load-")
-        .tempdir_in("/var/tmp")?;
-    let disk = folder.path().join("disk");
     let bytes = fs::metadata(&archive)?.len() * ROOM * u64::from(rounds) * 5 + (1 << 30);
-    File::create(&disk)?.set_len(bytes)?;
-    succeed(
-        Command::new("mkfs.ext4")
-            .args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-            .arg(&disk),
-    )?;
-    fs::create_dir(folder.path().join("mnt"))?;
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe()?)
-        .arg(&archive)
-        .arg(rounds.to_string())
-        .env(INSIDE, folder.path())
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err("the measurement failed".into())
+    match fresh::place("load", bytes)? {
+        Some(place) => inside(&place, &archive, rounds),
+        None => Ok(()),
     }
 }
 
@@ -90,14 +64,7 @@ fn holds_images(archive: &Path) -> Outcome<bool> {
     Ok(false)
 }
 
-fn inside(folder: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
-    let place = folder.join("mnt");
-    succeed(
-        Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(folder.join("disk"))
-            .arg(&place),
-    )?;
+fn inside(place: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
     let images = holds_images(archive)?;
     println!(
         "{} of {} ({} MB), {rounds} rounds",
@@ -105,7 +72,7 @@ fn inside(folder: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
         archive.display(),
         fs::metadata(archive)?.len() / 1_000_000
     );
-    let layer = largest_layer(archive, images, &place)?;
+    let layer = largest_layer(archive, images, place)?;
     let memory = fs::metadata(archive)?.len() * ROOM;
     let mut times: [Vec<Duration>; 5] = Default::default();
     for round in 0..rounds {
@@ -216,40 +183,10 @@ fn largest_layer(archive: &Path, images: bool, place: &Path) -> Outcome<PathBuf>
     Ok(path)
 }
 
-/// Has the hypervisor give this machine as much memory as will be used.
-fn touch_memory(bytes: u64) -> Outcome<()> {
-    // SAFETY: a zeroed sysinfo is one that the kernel may fill.
-    let mut about: libc::sysinfo = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointer is to a local that outlives the call.
-    if unsafe { libc::sysinfo(&raw mut about) } != 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    let half = about.freeram * u64::from(about.mem_unit) / 2;
-    let bytes = usize::try_from(bytes.min(half))?;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-    // SAFETY: a new mapping at a place that the kernel chooses.
-    let map = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        )
-    };
-    if map == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    // SAFETY: it was mapped just now with this size, and nothing refers to it.
-    unsafe { libc::munmap(map, bytes) };
-    Ok(())
-}
-
 fn timed(command: &mut Command, memory: u64) -> Outcome<Duration> {
     // What others have written must not wait for the disk in our time.
     succeed(&mut Command::new("sync"))?;
-    touch_memory(memory)?;
+    fresh::touch_memory(memory)?;
     let begun = Instant::now();
     succeed(command)?;
     Ok(begun.elapsed())
