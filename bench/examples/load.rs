@@ -2,10 +2,9 @@
 //! same archive, turn by turn.
 //!
 //! `cargo run --release -p bench --example load -- ARCHIVE [ROUNDS]` as root, after `cargo build --release`. Everything is written to
-//! a fresh ext4 file system in a file, mounted where nobody else sees it: ext4 passes over inodes that were freed in the last
-//! minutes one by one, so that on a file system where trees are made and removed in turn each new file costs up to a millisecond,
-//! and whoever comes later pays. Nothing is removed between the rounds, for the same reason. Plimsoll's time includes that all of it
-//! has reached the disk; the peers' does not, since they do not wait for that.
+//! a fresh file system (`fresh`), where nothing is removed between the rounds; each round has a dockerd with a store of its own. Nobody's
+//! time includes that all of it has reached the disk. Last come the floors: GNU tar unpacking the same archive (or the largest layer in
+//! it), and a copy of it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,10 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+mod fresh;
 
-/// Set in the process that has a mount namespace of its own.
-const INSIDE: &str = "PLIMSOLL_LOAD_BENCH";
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Bytes of the file system for each round and engine, as a multiple of the archive's: its content twice, uncompressed.
 const ROOM: u64 = 6;
@@ -32,32 +30,10 @@ fn main() -> Outcome<()> {
         Some(text) => text.to_string_lossy().parse()?,
         None => 3,
     };
-    if let Some(folder) = std::env::var_os(INSIDE) {
-        return inside(Path::new(&folder), &archive, rounds);
-    }
-    let folder = tempfile::Builder::new()
-        .prefix("plimsoll-load-")
-        .tempdir_in("/var/tmp")?;
-    let disk = folder.path().join("disk");
-    let bytes = fs::metadata(&archive)?.len() * ROOM * u64::from(rounds) * 3 + (1 << 30);
-    File::create(&disk)?.set_len(bytes)?;
-    succeed(
-        Command::new("mkfs.ext4")
-            .args(["-q", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
-            .arg(&disk),
-    )?;
-    fs::create_dir(folder.path().join("mnt"))?;
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe()?)
-        .arg(&archive)
-        .arg(rounds.to_string())
-        .env(INSIDE, folder.path())
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err("the measurement failed".into())
+    let bytes = fs::metadata(&archive)?.len() * ROOM * u64::from(rounds) * 5 + (1 << 30);
+    match fresh::place("load", bytes)? {
+        Some(place) => inside(&place, &archive, rounds),
+        None => Ok(()),
     }
 }
 
@@ -88,14 +64,7 @@ fn holds_images(archive: &Path) -> Outcome<bool> {
     Ok(false)
 }
 
-fn inside(folder: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
-    let place = folder.join("mnt");
-    succeed(
-        Command::new("mount")
-            .args(["-o", "loop"])
-            .arg(folder.join("disk"))
-            .arg(&place),
-    )?;
+fn inside(place: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
     let images = holds_images(archive)?;
     println!(
         "{} of {} ({} MB), {rounds} rounds",
@@ -103,14 +72,9 @@ fn inside(folder: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
         archive.display(),
         fs::metadata(archive)?.len() / 1_000_000
     );
-    let docker = match Docker::start(&place) {
-        Ok(docker) => Some(docker),
-        Err(reason) => {
-            println!("docker is left out: {reason}");
-            None
-        }
-    };
-    let mut times: [Vec<Duration>; 3] = Default::default();
+    let layer = largest_layer(archive, images, place)?;
+    let memory = fs::metadata(archive)?.len() * ROOM;
+    let mut times: [Vec<Duration>; 5] = Default::default();
     for round in 0..rounds {
         let state = |engine: &str| place.join(format!("{engine}-{round}"));
         let verb = |command: &mut Command| {
@@ -126,7 +90,7 @@ fn inside(folder: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
         let mut plimsoll = Command::new(plimsoll()?);
         plimsoll.arg("--root").arg(state("plimsoll"));
         verb(&mut plimsoll);
-        times[0].push(timed(&mut plimsoll)?);
+        times[0].push(timed(&mut plimsoll, memory)?);
         if Path::new("/usr/bin/podman").exists() {
             let mut podman = Command::new("/usr/bin/podman");
             podman
@@ -144,17 +108,27 @@ fn inside(folder: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
                 ])
                 .args(["--events-backend", "file"]);
             verb(&mut podman);
-            times[1].push(timed(&mut podman)?);
+            times[1].push(timed(&mut podman, memory)?);
         }
-        // One daemon has one store: only its first round takes everything in.
-        if let Some(docker) = docker.as_ref().filter(|_| round == 0) {
-            let mut command = docker.command();
-            verb(&mut command);
-            times[2].push(timed(&mut command)?);
+        match Docker::start(&state("docker")) {
+            Ok(docker) => {
+                let mut command = docker.command();
+                verb(&mut command);
+                times[2].push(timed(&mut command, memory)?);
+            }
+            Err(reason) => println!("docker is left out: {reason}"),
         }
+        fs::create_dir(state("tar"))?;
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(state("tar")).arg("-xf").arg(&layer);
+        times[3].push(timed(&mut tar, memory)?);
+        let mut copy = Command::new("cp");
+        copy.arg(archive).arg(state("copy"));
+        times[4].push(timed(&mut copy, memory)?);
     }
     let mut first = None;
-    for (name, times) in ["plimsoll", "podman", "docker"].iter().zip(&mut times) {
+    let names = ["plimsoll", "podman", "docker", "tar -x", "cp"];
+    for (name, times) in names.iter().zip(&mut times) {
         times.sort_unstable();
         let Some(median) = times.get(times.len() / 2) else {
             continue;
@@ -186,9 +160,33 @@ fn plimsoll() -> Outcome<PathBuf> {
     Ok(folder.join("plimsoll"))
 }
 
-fn timed(command: &mut Command) -> Outcome<Duration> {
+/// The archive itself, or a copy of the largest file in an uncompressed one of images.
+fn largest_layer(archive: &Path, images: bool, place: &Path) -> Outcome<PathBuf> {
+    let mut start = [0; 2];
+    File::open(archive)?.read_exact(&mut start)?;
+    if !images || start == [0x1f, 0x8b] {
+        return Ok(archive.to_owned());
+    }
+    let sizes = tar::Archive::new(File::open(archive)?)
+        .entries()?
+        .map(|entry| entry.map(|entry| entry.size()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let largest = sizes.iter().max().copied().unwrap_or_default();
+    let path = place.join("layer");
+    for entry in tar::Archive::new(File::open(archive)?).entries()? {
+        let mut entry = entry?;
+        if entry.size() == largest {
+            std::io::copy(&mut entry, &mut File::create(&path)?)?;
+            break;
+        }
+    }
+    Ok(path)
+}
+
+fn timed(command: &mut Command, memory: u64) -> Outcome<Duration> {
     // What others have written must not wait for the disk in our time.
     succeed(&mut Command::new("sync"))?;
+    fresh::touch_memory(memory)?;
     let begun = Instant::now();
     succeed(command)?;
     Ok(begun.elapsed())
@@ -202,8 +200,8 @@ struct Docker {
 
 impl Docker {
     fn start(place: &Path) -> Outcome<Self> {
-        let at = |name: &str| place.join("docker").join(name);
-        fs::create_dir(place.join("docker"))?;
+        let at = |name: &str| place.join(name);
+        fs::create_dir(place)?;
         let socket = format!("unix://{}", at("socket").display());
         let log = File::create(at("log"))?;
         let daemon = Command::new("/usr/sbin/dockerd")

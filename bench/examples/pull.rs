@@ -3,7 +3,7 @@
 //!
 //! `cargo run --release -p bench --example pull [-- ROUNDS]` as root, after `cargo build --release` and with docker-registry, skopeo,
 //! podman and docker.io installed (those that are missing are left out). `PLIMSOLL_BIN` names another command than the built one.
-//! It works in a directory of its own, which it removes.
+//! It works on a fresh file system (`fresh`), where nothing is removed between the rounds; each round has a dockerd with a store of its own.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+mod fresh;
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// What tests/common makes with debootstrap.
@@ -20,6 +22,9 @@ const DEBIAN: &str = "/var/cache/plimsoll/test/debian-bookworm-minbase.tar";
 
 /// The layer that only the second image has.
 const SMALL: usize = 64 << 10;
+
+/// Bytes of the file system for a peer's round, and of memory for a pull.
+const ROOM: u64 = 1 << 30;
 
 /// Bytes of the large image, in as many layers as are moved at once and one.
 const LARGE: usize = 1 << 30;
@@ -29,7 +34,11 @@ fn main() -> Outcome<()> {
     let rounds = std::env::args()
         .nth(1)
         .map_or(Ok(7), |word| word.parse::<usize>())?;
-    let bench = Bench::new()?;
+    let bytes = ROOM * (rounds as u64 * 5 + 8);
+    let Some(place) = fresh::place("pull", bytes)? else {
+        return Ok(());
+    };
+    let bench = Bench::new(&place)?;
     bench.publish()?;
 
     let mut peers: Vec<Peer> = vec![Peer::Plimsoll];
@@ -44,24 +53,24 @@ fn main() -> Outcome<()> {
             println!("left out: {program} is missing");
         }
     }
-    let docker = match Dockerd::start(&bench) {
-        Ok(docker) => {
-            peers.push(Peer::Docker);
-            Some(docker)
-        }
-        Err(error) => {
-            println!("left out: {error}");
-            None
-        }
-    };
+    if Path::new(DOCKERD).exists() {
+        peers.push(Peer::Docker);
+    } else {
+        println!("left out: {DOCKERD} is missing");
+    }
     let mut first: Vec<Vec<Duration>> = vec![Vec::new(); peers.len()];
     let mut second: Vec<Vec<Duration>> = vec![Vec::new(); peers.len()];
     for round in 0..rounds {
         for (index, peer) in peers.iter().enumerate() {
-            let state = bench.folder.join(format!("state-{round}-{index}"));
+            let state = bench.folder.join(format!("{round}-{index}"));
             fs::create_dir(&state)?;
+            let docker = match peer {
+                Peer::Docker => Some(Dockerd::start(&state)?),
+                _ => None,
+            };
             // What earlier turns have written is not to be waited for in this one.
             nix::unistd::sync();
+            fresh::touch_memory(ROOM)?;
             first[index].push(timed(&mut peer.pull(
                 &bench,
                 &state,
@@ -74,7 +83,6 @@ fn main() -> Outcome<()> {
                 "second",
                 docker.as_ref(),
             )?)?);
-            peer.clear(&state, docker.as_ref());
         }
     }
     let ours = median(&mut first[0].clone());
@@ -185,17 +193,6 @@ impl Peer {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         Ok(command)
     }
-
-    fn clear(self, state: &Path, docker: Option<&Dockerd>) {
-        if let Some(docker) = docker.filter(|_| self == Self::Docker) {
-            let mut prune = docker.client();
-            let _ = prune
-                .args(["image", "prune", "-af"])
-                .stdout(Stdio::null())
-                .status();
-        }
-        let _ = fs::remove_dir_all(state);
-    }
 }
 
 struct Bench {
@@ -209,19 +206,18 @@ impl Drop for Bench {
     fn drop(&mut self) {
         let _ = self.registry.kill();
         let _ = self.registry.wait();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
 impl Bench {
-    fn new() -> Outcome<Self> {
+    fn new(place: &Path) -> Outcome<Self> {
         let built = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../target/x86_64-unknown-linux-gnu/release/plimsoll");
         let plimsoll = std::env::var_os("PLIMSOLL_BIN").map_or(built, PathBuf::from);
         if !plimsoll.exists() {
             return Err(format!("{} is missing: cargo build --release", plimsoll.display()).into());
         }
-        let folder = std::env::temp_dir().join(format!("plimsoll-pull-{}", std::process::id()));
+        let folder = place.join("bench");
         fs::create_dir(&folder)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let config = folder.join("registry.yml");
@@ -373,21 +369,19 @@ struct Layer {
     diff_id: String,
 }
 
+const DOCKERD: &str = "/usr/sbin/dockerd";
+
 struct Dockerd {
     daemon: Child,
     socket: String,
 }
 
 impl Dockerd {
-    fn start(bench: &Bench) -> Outcome<Self> {
-        let program = "/usr/sbin/dockerd";
-        if !Path::new(program).exists() {
-            return Err(format!("{program} is missing").into());
-        }
-        let at = |name: &str| bench.folder.join(name);
+    fn start(state: &Path) -> Outcome<Self> {
+        let at = |name: &str| state.join(name);
         let socket = format!("unix://{}", at("socket").display());
         let log = File::create(at("dockerd.log"))?;
-        let daemon = Command::new(program)
+        let daemon = Command::new(DOCKERD)
             .arg("--data-root")
             .arg(at("docker"))
             .arg("--exec-root")

@@ -118,6 +118,7 @@ impl Store {
                 blobs,
                 layers,
                 images: vec![image],
+                waits: false,
             },
         )?;
         self.image(&self.index()?, &entry)

@@ -128,6 +128,7 @@ impl Store {
                 blobs: HashMap::from([(layer.digest, layer.blob)]),
                 layers: HashMap::from([(layer.diff_id, (layer.tree, layer.unpacked))]),
                 images: Vec::new(),
+                waits: true,
             },
         )?;
         Ok(stored)
@@ -185,6 +186,7 @@ impl Store {
                 blobs: needed,
                 layers: layers.iter().map(|layer| layer.diff_id).collect(),
             }],
+            waits: true,
         };
         self.publish(&lease.workspace, publication)?;
         self.image(&self.index()?, &entry)

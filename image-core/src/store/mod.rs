@@ -8,6 +8,7 @@
 //! cache/<key>                                     what a step of a build came to; cache.lock is shared by those who build
 //! users.lock                                      shared by those who make instances, alone for those who remove images
 //! lock                                            held while index.json is being replaced
+//! unsettled.json                                  what may not have reached the disk yet, and in which boot
 //! incoming/<digest>                               blobs that a pull has begun, locked while it goes on
 //! tmp/<process>-<n>/                              unfinished work
 //! ```
@@ -23,6 +24,7 @@ mod list;
 mod publish;
 mod remove;
 mod save;
+mod settle;
 mod tag;
 mod usage;
 mod workspace;
@@ -72,10 +74,11 @@ pub struct Image {
 }
 
 impl Store {
-    /// Opens the store at `root`, making what is missing. Looks at one file if it is there.
+    /// Opens the store at `root`, making what is missing. Looks at two files if it is there. The first time after the machine has
+    /// been started again, images whose content may not have reached the disk before are mended or removed.
     ///
     /// # Errors
-    /// When the directories cannot be made.
+    /// When the directories cannot be made, or that content cannot be mended.
     pub fn open(root: &Path) -> Result<Self> {
         let store = Self {
             root: root.to_owned(),
@@ -84,6 +87,7 @@ impl Store {
         if !store.root.join("oci-layout").exists() {
             store.create()?;
         }
+        store.mend()?;
         Ok(store)
     }
 
@@ -171,7 +175,9 @@ impl Store {
 
     pub(crate) fn workspace(&self) -> Result<Workspace> {
         self.sweep()?;
-        Workspace::create(&self.root.join("tmp"))
+        let workspace = Workspace::create(&self.root.join("tmp"))?;
+        self.settle(&workspace)?;
+        Ok(workspace)
     }
 
     pub(crate) fn layer_tree(&self, diff_id: Digest) -> PathBuf {

@@ -42,44 +42,43 @@ pub(crate) struct Publication {
     /// Directories of the workspace, each with its tree in `fs`.
     pub(crate) layers: HashMap<Digest, (PathBuf, Unpacked)>,
     pub(crate) images: Vec<NewImage>,
+    /// Whether to wait for the disk.
+    pub(crate) waits: bool,
 }
 
 impl Store {
-    /// Moves content into place and then names it in the index, all or nothing.
-    ///
-    /// Before that everything reaches the disk by one `syncfs`: after a loss of power there is either the whole image or
-    /// none. A flush per file would cost thousands of journal commits, no flush at all would leave empty files under names that
-    /// promise their content.
+    /// Moves content into place and then names it in the index, all or nothing, also after a loss of power: before that either
+    /// everything reaches the disk by one `syncfs`, or, where the content's digests are known, a record that it may not have reached it
+    /// (`settle`). Neither would leave empty files under names that promise their content.
     pub(crate) fn publish(&self, workspace: &Workspace, publication: Publication) -> Result<()> {
         let Publication {
             blobs,
             mut layers,
             images,
+            waits,
         } = publication;
         layers.retain(|diff_id, _| !self.layer(*diff_id).exists());
         for (directory, unpacked) in layers.values() {
-            let record = LayerRecord {
-                bytes: unpacked.bytes,
-                entries: unpacked.entries,
-            };
-            let path = directory.join("layer.json");
-            let json = serde_json::to_vec(&record)
-                .map_err(|e| Error::io("write", &path)(io::Error::from(e)))?;
-            std::fs::write(&path, json).map_err(Error::io("write", &path))?;
+            write_record(directory, *unpacked)?;
         }
-        if layers.is_empty() {
+        if !waits {
+            // Noted below, under the lock.
+        } else if layers.is_empty() {
             for path in blobs.values() {
                 File::open(path)
                     .and_then(|file| file.sync_all())
                     .map_err(Error::io("write", path))?;
             }
         } else {
-            let directory =
-                File::open(workspace.path()).map_err(Error::io("open", workspace.path()))?;
-            rustix::fs::syncfs(&directory).map_err(Error::io("write", &self.root))?;
+            self.flush(workspace)?;
         }
 
         let _lock = self.lock()?;
+        if !waits
+            && !self.note_unsettled(workspace, blobs.keys().copied(), layers.keys().copied())?
+        {
+            self.flush(workspace)?;
+        }
         for (diff_id, (directory, _)) in &layers {
             place(directory, &self.layer(*diff_id))?;
         }
@@ -119,6 +118,18 @@ impl Store {
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         super::parse(&bytes, &path.display().to_string())
     }
+}
+
+/// Writes a layer's record beside its tree.
+pub(super) fn write_record(directory: &Path, unpacked: Unpacked) -> Result<()> {
+    let record = LayerRecord {
+        bytes: unpacked.bytes,
+        entries: unpacked.entries,
+    };
+    let path = directory.join("layer.json");
+    let json =
+        serde_json::to_vec(&record).map_err(|e| Error::io("write", &path)(io::Error::from(e)))?;
+    std::fs::write(&path, json).map_err(Error::io("write", &path))
 }
 
 /// Moves something to its place by content. If that is taken, the same content is there already.
