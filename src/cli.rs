@@ -316,7 +316,7 @@ pub(crate) struct ImagesArguments {
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
 
-    /// Only those for which this holds: before, dangling, reference or since
+    /// Only those for which this holds: before, dangling, label, reference, since or until
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
 

@@ -28,8 +28,15 @@ pub(crate) const CONTAINER_KEYS: &[&str] = &[
 pub(crate) const VOLUME_KEYS: &[&str] = &["dangling", "driver", "label", "name"];
 
 /// What `images --filter` knows.
-pub(crate) const IMAGE_KEYS: &[&str] =
-    &["before", "dangling", "label", "reference", "since", "until"];
+pub(crate) const IMAGE_KEYS: &[&str] = &[
+    "before",
+    "dangling",
+    "label",
+    "label!",
+    "reference",
+    "since",
+    "until",
+];
 
 /// What the prunes know.
 pub(crate) const PRUNE_KEYS: &[&str] = &["all", "label", "label!", "until"];
@@ -138,6 +145,7 @@ impl Filters {
                     "exited" => value.parse::<i32>().is_ok(),
                     "is-task" | "dangling" | "all" => boolean(value).is_some(),
                     "publish" | "expose" => ports(value).is_some(),
+                    "reference" => glob(value).is_some(),
                     _ => true,
                 };
                 if !known {
@@ -221,6 +229,11 @@ impl Filters {
         Ok(true)
     }
 
+    /// Whether labels count at all.
+    pub(crate) fn asks_for_labels(&self) -> bool {
+        !self.values("label").is_empty() || !self.values("label!").is_empty()
+    }
+
     /// Whether all `label` filters hold, and no `label!` does.
     pub(crate) fn labels_hold(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         let has = |wanted: &str| match wanted.split_once('=') {
@@ -240,13 +253,19 @@ impl Filters {
     }
 
     /// Whether an image's name is one of those that `reference` asks for: `busybox`, `busybox:1.*`, `*/app`. True if none
-    /// is asked for.
-    pub(crate) fn reference_holds(&self, repository: &str, tag: &str) -> bool {
+    /// is asked for; an image without a name is never one of them.
+    pub(crate) fn reference_holds(&self, repository: Option<&str>, tag: &str) -> bool {
         let wanted = self.values("reference");
-        wanted.is_empty()
-            || wanted.iter().any(|pattern| {
-                glob(pattern, repository) || glob(pattern, &format!("{repository}:{tag}"))
-            })
+        if wanted.is_empty() {
+            return true;
+        }
+        repository.is_some_and(|name| {
+            let whole = format!("{name}:{tag}");
+            wanted
+                .iter()
+                .filter_map(|pattern| glob(pattern))
+                .any(|pattern| pattern.is_match(name) || pattern.is_match(&whole))
+        })
     }
 }
 
@@ -255,8 +274,8 @@ fn matches_pattern(pattern: &str, text: &str) -> bool {
     pattern == text || Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
 }
 
-/// Go's path.Match: `*` and `?` match anything but a slash, `[a-z]` one of a set.
-fn glob(pattern: &str, text: &str) -> bool {
+/// Go's path.Match: `*` and `?` match anything but a slash, `[a-z]` one of a set. None for what is no pattern.
+fn glob(pattern: &str) -> Option<Regex> {
     let mut expression = String::from("^");
     let mut characters = pattern.chars();
     while let Some(character) = characters.next() {
@@ -265,15 +284,14 @@ fn glob(pattern: &str, text: &str) -> bool {
             '?' => expression.push_str("[^/]"),
             '[' | ']' | '-' => expression.push(character),
             '\\' => {
-                if let Some(literal) = characters.next() {
-                    expression.push_str(&regex_lite::escape(&literal.to_string()));
-                }
+                let literal = characters.next()?;
+                expression.push_str(&regex_lite::escape(&literal.to_string()));
             }
             _ => expression.push_str(&regex_lite::escape(&character.to_string())),
         }
     }
     expression.push('$');
-    Regex::new(&expression).is_ok_and(|regex| regex.is_match(text))
+    Regex::new(&expression).ok()
 }
 
 /// Whether an image that is called `image` is meant by `wanted`: a name without a tag means latest, an identifier can be cut.
@@ -462,11 +480,20 @@ mod tests {
     fn references_are_patterns_of_whole_names() {
         let filters =
             |pattern: &str| Filters::parse(&[format!("reference={pattern}")], IMAGE_KEYS).unwrap();
-        assert!(filters("busybox").reference_holds("busybox", "1.36"));
-        assert!(filters("busy*:1.*").reference_holds("busybox", "1.36"));
-        assert!(filters("*/base").reference_holds("plimsoll/base", "latest"));
-        assert!(!filters("busy").reference_holds("busybox", "1.36"));
-        assert!(!filters("*").reference_holds("plimsoll/base", "latest"));
+        let busybox = Some("busybox");
+        assert!(filters("busybox").reference_holds(busybox, "1.36"));
+        assert!(filters("busy*:1.*").reference_holds(busybox, "1.36"));
+        assert!(filters("*/base").reference_holds(Some("plimsoll/base"), "latest"));
+        assert!(!filters("busy").reference_holds(busybox, "1.36"));
+        assert!(!filters("*").reference_holds(Some("plimsoll/base"), "latest"));
+        assert!(!filters("*").reference_holds(None, ""));
+        for wrong in ["[", "a[b", "a\\"] {
+            let said = Filters::parse(&[format!("reference={wrong}")], IMAGE_KEYS).unwrap_err();
+            assert_eq!(
+                said.to_string(),
+                format!("invalid filter 'reference={wrong}'")
+            );
+        }
     }
 
     proptest! {
@@ -474,7 +501,7 @@ mod tests {
         fn no_filter_makes_it_panic(key in "(id|name|label|ancestor|publish|volume|exited|reference)", value in ".{0,30}") {
             if let Ok(filters) = Filters::parse(&[format!("{key}={value}")], &[CONTAINER_KEYS, IMAGE_KEYS].concat()) {
                 let _ = filters.matches(&Candidate { id: ID, name: "a", ..Candidate::default() }, &|_| Ok(1));
-                filters.reference_holds("a/b", "c");
+                filters.reference_holds(Some("a/b"), "c");
             }
         }
     }

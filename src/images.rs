@@ -1,32 +1,35 @@
 //! `plimsoll images`.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::bail;
-use engine::{Home, ImageSummary};
+use engine::{Home, ImageSummary, Store};
 use serde_json::{Value, json};
 
 use crate::cli::ImagesArguments;
 use crate::filter::{Filters, IMAGE_KEYS};
 use crate::format::{list, time};
-use crate::output;
+use crate::{output, prune};
 
 pub(crate) fn images(root: &Path, arguments: &ImagesArguments) -> anyhow::Result<u8> {
     let filters = Filters::parse(&arguments.filter, IMAGE_KEYS)?;
-    if let Some(key) = ["label", "until"]
-        .iter()
-        .find(|key| !filters.values(key).is_empty())
-    {
-        bail!("--filter {key}=… is for prunes: use before, dangling, reference or since");
-    }
+    let until = prune::moments(&filters)?;
     let home = Home::open(root)?;
     let store = home.images()?;
     engine::base::ensure(&store)?;
     let images = store.list()?;
+    let wanted = Wanted {
+        times: times(&store, &images, &filters, until)?,
+        repository: arguments
+            .repository
+            .as_ref()
+            .map(|name| Filters::parse(&[format!("reference={name}")], IMAGE_KEYS))
+            .transpose()?,
+        filters,
+    };
     let mut rows = Vec::with_capacity(images.len());
     for image in &images {
-        if shown(image, &images, &filters, arguments.repository.as_deref())? {
+        if wanted.takes(&store, image)? {
             rows.push(row(image, arguments.no_trunc));
         }
     }
@@ -58,48 +61,80 @@ fn row(image: &ImageSummary, whole: bool) -> Value {
     })
 }
 
-fn shown(
-    image: &ImageSummary,
-    all: &[ImageSummary],
-    filters: &Filters,
-    repository: Option<&str>,
-) -> anyhow::Result<bool> {
-    let name = image.repository.as_deref().unwrap_or_default();
-    let tag = image.tag.as_deref().unwrap_or_default();
-    if let Some(wanted) = repository {
-        let alone = Filters::parse(&[format!("reference={wanted}")], IMAGE_KEYS)?;
-        if !alone.reference_holds(name, tag) {
-            return Ok(false);
-        }
-    }
-    if !filters.reference_holds(name, tag)
-        || filters
-            .flag("dangling")
-            .is_some_and(|wanted| wanted != image.repository.is_none())
-    {
-        return Ok(false);
-    }
-    for (key, after) in [("since", true), ("before", false)] {
-        for wanted in filters.values(key) {
-            let Some(other) = all.iter().find(|other| is_called(other, wanted)) else {
-                bail!("no such image: {wanted}");
-            };
-            if image.id == other.id || (image.created > other.created) != after {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
+/// What the command line asks for.
+struct Wanted {
+    filters: Filters,
+    repository: Option<Filters>,
+    times: Times,
 }
 
-/// Whether an image goes by this name, or by the beginning of its identifier.
-fn is_called(image: &ImageSummary, wanted: &str) -> bool {
-    let name = image.repository.as_deref().unwrap_or_default();
-    let tag = image.tag.as_deref().unwrap_or_default();
-    let hex = wanted.strip_prefix("sha256:").unwrap_or(wanted);
-    format!("{name}:{tag}") == wanted
-        || (tag == "latest" && name == wanted)
-        || (hex.len() >= 4 && image.id.hex().starts_with(hex))
+/// Between which times an image must have been made; one that does not say when was not.
+#[derive(Default)]
+struct Times {
+    after: Vec<Option<SystemTime>>,
+    before: Vec<Option<SystemTime>>,
+}
+
+impl Times {
+    fn hold(&self, created: Option<SystemTime>) -> bool {
+        let known = |limit: &Option<SystemTime>| Some((*limit)?.cmp(&created?));
+        self.after
+            .iter()
+            .all(|limit| known(limit).is_some_and(|order| order.is_lt()))
+            && self
+                .before
+                .iter()
+                .all(|limit| known(limit).is_some_and(|order| order.is_gt()))
+    }
+}
+
+/// What `since`, `before` and `until` say.
+fn times(
+    store: &Store,
+    images: &[ImageSummary],
+    filters: &Filters,
+    until: Vec<u64>,
+) -> anyhow::Result<Times> {
+    let made = |name: &String| -> anyhow::Result<Option<SystemTime>> {
+        let id = store.resolve(name)?.id;
+        let image = images.iter().find(|image| image.id == id);
+        Ok(image.and_then(|image| image.created))
+    };
+    let mut times = Times {
+        after: filters
+            .values("since")
+            .iter()
+            .map(made)
+            .collect::<Result<_, _>>()?,
+        before: filters
+            .values("before")
+            .iter()
+            .map(made)
+            .collect::<Result<_, _>>()?,
+    };
+    let moment = |nanoseconds| UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds));
+    times.before.extend(until.into_iter().map(moment));
+    Ok(times)
+}
+
+impl Wanted {
+    fn takes(&self, store: &Store, image: &ImageSummary) -> anyhow::Result<bool> {
+        let name = image.repository.as_deref();
+        let tag = image.tag.as_deref().unwrap_or_default();
+        let named = |filters: &Filters| filters.reference_holds(name, tag);
+        let fits = named(&self.filters)
+            && self.repository.as_ref().is_none_or(named)
+            && self.times.hold(image.created)
+            && self
+                .filters
+                .flag("dangling")
+                .is_none_or(|wanted| wanted == name.is_none());
+        if !fits || !self.filters.asks_for_labels() {
+            return Ok(fits);
+        }
+        let labels = prune::labels(&store.resolve(&image.id.to_string())?);
+        Ok(self.filters.labels_hold(Some(&labels)))
+    }
 }
 
 /// docker's word for a name that is not there.

@@ -112,15 +112,14 @@ pub(crate) fn unused(
     until: &[u64],
 ) -> anyhow::Result<PrunedImages> {
     Ok(engine::images::prune(home, store, &|summary, image| {
-        let created = summary
-            .created
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-            .map_or(0, |since| {
-                u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-            });
+        let created = summary.created.map(|time| {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+        });
         (all || image.names.is_empty())
             && filters.labels_hold(Some(&labels(image)))
-            && until.iter().all(|until| created <= *until)
+            // One that does not say when it was made is older than nothing.
+            && until.iter().all(|until| created.is_some_and(|created| created <= *until))
     })?)
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use common::world::{OUTSIDE_ADDRESS, World};
 use common::{Host, Said, eventually, in_lab, vm_ways, ways, which};
 
 /// A context: a directory with a Dockerfile and files.
@@ -520,6 +521,81 @@ fn a_build_killed_at_any_moment_leaves_no_image_and_the_next_one_goes_on() {
             .count(),
         0
     );
+}
+
+#[test]
+fn a_run_is_on_the_default_bridge_as_an_instance_is_unless_another_network_is_asked_for() {
+    let world = World::new();
+    let before = world.snapshot();
+    const LOOK: &str = "FROM plimsoll/base\n\
+        RUN ls /sys/class/net | tr '\\n' ' ' >/links; ip -4 addr show eth0 2>/dev/null | grep -c 'inet 172.17.0.2/16' >/on-bridge; \
+            cat /etc/resolv.conf >/names; grep -c '172.17.0.2.*build' /etc/hosts >/hosts; true\n";
+    let context = Context::new(LOOK);
+    let build = |flags: &[&str]| {
+        let words = [
+            &["build", "--no-cache", "-t", "seen"],
+            flags,
+            &[context.path()],
+        ]
+        .concat();
+        world.plimsoll(words).ok();
+        let said = world.line("run --rm --network none seen cat /links /on-bridge /hosts");
+        let names = world.line("run --rm --network none seen cat /names").stdout;
+        (said.ok().replace('\n', " "), names)
+    };
+    let as_run = world
+        .line("run --rm plimsoll/base cat /etc/resolv.conf")
+        .stdout;
+    assert!(as_run.contains("nameserver"), "{as_run}");
+    for flags in [&[][..], &["--network", "bridge"], &["--network=default"]] {
+        let (links, names) = build(flags);
+        assert_eq!(links, "eth0 lo 1 1", "{flags:?}");
+        assert_eq!(names, as_run, "{flags:?}");
+    }
+    assert_eq!(build(&["--network", "none"]).0, "lo 0 0");
+    let (links, names) = build(&["--network", "host"]);
+    assert!(
+        links.starts_with("cable lo ") && !links.contains("eth0"),
+        "{links}"
+    );
+    assert_eq!(names, fs::read_to_string("/etc/resolv.conf").unwrap());
+    world
+        .plimsoll(["build", "--network", "moon", context.path()])
+        .fails(125, &["--network", "moon", "bridge", "host", "none"]);
+    // What was mounted for the command is no part of the image.
+    let kept = fs::read_dir(world.host.root().join("images/layers")).unwrap();
+    let with_names = kept.flatten().filter(|layer| {
+        fs::read_to_string(layer.path().join("etc/resolv.conf")).is_ok_and(|text| !text.is_empty())
+    });
+    assert_eq!(with_names.count(), 0);
+    eventually("links, rules and forwarding are as they were", || {
+        world.snapshot() == before
+    });
+    assert!(world.host.leftovers().is_empty());
+}
+
+#[test]
+fn a_run_reaches_the_hosts_neighbours_over_the_bridge_and_nothing_without_a_network() {
+    let world = World::new();
+    // Whoever is outside answers with a line.
+    let serve = "while printf 'from outside\\n' | busybox nc -l -p 8000 >/dev/null; do :; done";
+    let mut server = std::process::Command::new("bash");
+    server.args(["-c", serve]).stdin(Stdio::null());
+    world.outside.enter(&mut server);
+    let mut server = server.spawn().unwrap();
+    let context = Context::new(&format!(
+        "FROM plimsoll/base\nRUN for i in 1 2 3 4 5 6 7 8 9 10; do nc -w 2 {OUTSIDE_ADDRESS} 8000 </dev/null >/got; \
+            test -s /got && exit 0; sleep 0.2; done; exit 9\n"
+    ));
+    let path = context.path();
+    let reached = world.plimsoll(["build", "-t", "reached", path]);
+    let alone = world.plimsoll(["build", "--no-cache", "--network", "none", path]);
+    let _ = server.kill();
+    let _ = server.wait();
+    reached.ok();
+    let said = world.line("run --rm --network none reached cat /got");
+    assert_eq!(said.ok(), "from outside");
+    alone.fails(9, &["returned a non-zero code: 9"]);
 }
 
 #[test]

@@ -177,6 +177,161 @@ fn images_are_listed_with_their_sizes_and_removed_by_name() {
     assert!(!host.plimsoll(["images"]).stdout.contains("example.org"));
 }
 
+/// An image that was made at that time; its identifier.
+fn made_at(host: &Host, seconds: u64, name: &str, labels: &[&str]) -> String {
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    fs::write(archive.path(), small_image(&seconds.to_string())).unwrap();
+    let mut command = host.command();
+    command
+        .args(["import"])
+        .env("SOURCE_DATE_EPOCH", seconds.to_string());
+    for label in labels {
+        command.args(["--change", &format!("LABEL {label}")]);
+    }
+    command.arg(archive.path()).arg(name);
+    common::finish(command).ok().to_owned()
+}
+
+#[test]
+fn images_are_filtered_by_name_label_time_and_whether_they_have_a_name() {
+    let host = Host::new();
+    let old = made_at(&host, 1_500_000_000, "team/old:1", &["tier=back"]);
+    // Its name goes to the next one.
+    let nameless = made_at(
+        &host,
+        1_600_000_000,
+        "team/new:2",
+        &["tier=front", "nameless=yes"],
+    );
+    made_at(&host, 1_700_000_000, "team/new:2", &["tier=front"]);
+    made_at(&host, 1_700_000_001, "plain", &[]);
+    let list = |flags: &[&str]| -> Vec<String> {
+        let format = ["--format", "{{.Repository}}:{{.Tag}}"];
+        let said = host.plimsoll([&["images"], flags, &format].concat());
+        let lines = said.ok().lines();
+        lines
+            .filter(|line| !line.starts_with("plimsoll/"))
+            .map(str::to_owned)
+            .collect()
+    };
+    let filtered = |filters: &[&str]| {
+        let flags: Vec<&str> = filters
+            .iter()
+            .flat_map(|filter| ["--filter", *filter])
+            .collect();
+        list(&flags)
+    };
+    let (team_old, team_new, plain, none) =
+        ("team/old:1", "team/new:2", "plain:latest", "<none>:<none>");
+    assert_eq!(
+        list(&[]),
+        [plain, team_new, none, team_old],
+        "the newest first"
+    );
+    assert_eq!(list(&["team/new"]), [team_new]);
+    assert_eq!(list(&["-f", "dangling=true"]), [none]);
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["dangling=false"], &[plain, team_new, team_old]),
+        (&["reference=team/*"], &[team_new, team_old]),
+        (&["reference=*"], &[plain]),
+        (
+            &["reference=team/*:1", "reference=pl[a-m]in"],
+            &[plain, team_old],
+        ),
+        (&["label=tier"], &[team_new, none, team_old]),
+        (&["label=tier=front"], &[team_new, none]),
+        (&["label=tier=front", "label=nameless"], &[none]),
+        (&["label=tier=front", "label!=nameless"], &[team_new]),
+        (&["label!=tier"], &[plain]),
+        (&["before=plain"], &[team_new, none, team_old]),
+        (&["before=team/new:2"], &[none, team_old]),
+        (&["since=team/old:1"], &[plain, team_new, none]),
+        (
+            &["since=team/old:1", "before=plain:latest"],
+            &[team_new, none],
+        ),
+        (&["until=2020-01-01"], &[team_old]),
+        (&["until=1600000001"], &[none, team_old]),
+        (&["until=1h"], &[plain, team_new, none, team_old]),
+        (
+            &["label=tier", "dangling=false", "until=2020-01-01T00:00:00Z"],
+            &[team_old],
+        ),
+        (&["label=absent"], &[]),
+    ];
+    for (filters, wanted) in cases {
+        assert_eq!(filtered(filters), *wanted, "{filters:?}");
+    }
+    // By the beginning of an identifier too, and one without a name.
+    let short = &nameless["sha256:".len()..][..12];
+    assert_eq!(filtered(&[&format!("since={short}")]), [plain, team_new]);
+    assert_eq!(filtered(&[&format!("before={short}")]), [team_old]);
+    let all = [
+        "image",
+        "ls",
+        "-q",
+        "--no-trunc",
+        "--filter",
+        "until=2018-01-01",
+    ];
+    assert_eq!(host.plimsoll(all).ok(), old);
+    for (filter, code, words) in [
+        ("colour=red", 1, "invalid filter 'colour'"),
+        ("dangling=perhaps", 1, "invalid filter 'dangling=perhaps'"),
+        ("reference=[", 1, "invalid filter 'reference=['"),
+        ("until=yesterday", 1, "invalid filter 'until=yesterday'"),
+        ("before=no/such", 1, "no image no/such:latest"),
+        ("since=", 1, ""),
+        (
+            "dangling",
+            125,
+            "bad format of filter (expected name=value)",
+        ),
+    ] {
+        host.plimsoll(["images", "--filter", filter])
+            .fails(code, &[words]);
+    }
+    host.plimsoll(["images", "["])
+        .fails(1, &["invalid filter 'reference=['"]);
+}
+
+#[test]
+fn image_prune_takes_what_its_filters_say() {
+    let host = Host::new();
+    made_at(&host, 1_500_000_000, "old", &["tier=back"]);
+    made_at(&host, 1_600_000_000, "middle", &["tier=front"]);
+    made_at(&host, 1_700_000_000, "new", &["tier=front", "keep=yes"]);
+    let prune = |filters: &[&str]| {
+        let flags = filters.iter().flat_map(|filter| ["--filter", *filter]);
+        let words: Vec<&str> = ["image", "prune", "-af"].into_iter().chain(flags).collect();
+        let said = host.plimsoll(words);
+        let mut names: Vec<String> = said
+            .ok()
+            .lines()
+            .filter_map(|line| Some(line.strip_prefix("untagged: ")?.to_owned()))
+            .filter(|name| !name.starts_with("plimsoll/"))
+            .collect();
+        names.sort();
+        names
+    };
+    assert!(prune(&["label=tier=none"]).is_empty());
+    assert!(prune(&["label=tier", "until=2016-01-01"]).is_empty());
+    assert_eq!(prune(&["until=2018-01-01"]), ["old:latest"]);
+    assert_eq!(
+        prune(&["label=tier=front", "label!=keep"]),
+        ["middle:latest"]
+    );
+    assert_eq!(prune(&["until=1h", "label=keep=yes"]), ["new:latest"]);
+    for (filter, words) in [
+        ("before=x", "invalid filter 'before'"),
+        ("until=soon", "invalid filter 'until=soon'"),
+        ("dangling=2", "invalid filter 'dangling=2'"),
+    ] {
+        host.plimsoll(["image", "prune", "-f", "--filter", filter])
+            .fails(1, &[words]);
+    }
+}
+
 #[test]
 fn an_image_that_an_instance_was_made_from_is_kept() {
     let host = Host::new();

@@ -24,7 +24,7 @@ pub(crate) struct BuildArguments {
     pub(crate) label: Vec<String>,
 
     /// The network of RUN instructions
-    #[arg(long, value_enum, value_name = "NETWORK", default_value = "host")]
+    #[arg(long, value_enum, value_name = "NETWORK", default_value = "bridge")]
     pub(crate) network: BuildNetworkArgument,
 
     /// Do every step anew
@@ -51,12 +51,12 @@ pub(crate) struct BuildArguments {
 /// The network of RUN instructions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BuildNetworkArgument {
-    /// The host's network
-    #[default]
-    Host,
     /// The default network, as of `run`
+    #[default]
     #[value(alias = "default")]
     Bridge,
+    /// The host's network
+    Host,
     /// A loopback interface and nothing else
     None,
 }
