@@ -167,13 +167,20 @@ impl Host {
         said
     }
 
-    /// Everything in the state directory that belongs to instances.
+    /// Everything in the state directory that belongs to instances, once supervisors have had time to remove what they hold.
     pub fn leftovers(&self) -> Vec<PathBuf> {
-        ["instances", "active", "names", "trash"]
-            .iter()
-            .filter_map(|folder| fs::read_dir(self.root().join(folder)).ok())
-            .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
-            .collect()
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left: Vec<PathBuf> = ["instances", "active", "names", "trash"]
+                .iter()
+                .filter_map(|folder| fs::read_dir(self.root().join(folder)).ok())
+                .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+                .collect();
+            if left.is_empty() || Instant::now() > until {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
