@@ -13,7 +13,7 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 const INSIDE: &str = "PLIMSOLL_BENCH_PLACE";
 
 /// A directory on a fresh file system of so many bytes. None in the process that has had itself run again there, when that is done.
-pub fn place(name: &str, bytes: u64) -> Outcome<Option<PathBuf>> {
+pub(crate) fn place(name: &str, bytes: u64) -> Outcome<Option<PathBuf>> {
     if let Some(folder) = std::env::var_os(INSIDE).map(PathBuf::from) {
         let place = folder.join("mnt");
         succeed(
@@ -50,7 +50,7 @@ pub fn place(name: &str, bytes: u64) -> Outcome<Option<PathBuf>> {
 
 /// Touches memory that will be used: what a hypervisor has taken back from this machine costs whoever is given it first several
 /// microseconds a page.
-pub fn touch_memory(bytes: u64) -> Outcome<()> {
+pub(crate) fn touch_memory(bytes: u64) -> Outcome<()> {
     // SAFETY: a zeroed sysinfo is one that the kernel may fill.
     let mut about: libc::sysinfo = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a local that outlives the call.
