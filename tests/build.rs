@@ -528,8 +528,8 @@ fn a_run_is_on_the_default_bridge_as_an_instance_is_unless_another_network_is_as
     let world = World::new();
     let before = world.snapshot();
     const LOOK: &str = "FROM plimsoll/base\n\
-        RUN ls /sys/class/net | tr '\\n' ' ' >/links; ip -4 addr show eth0 2>/dev/null | grep -c 'inet 172.17.0.2/16' >/on-bridge; \
-            cat /etc/resolv.conf >/names; grep -c '172.17.0.2.*build' /etc/hosts >/hosts; true\n";
+        RUN ls /sys/class/net | tr '\\n' ' ' >/links; ip -4 addr show eth0 2>/dev/null | grep -c 'inet 10.208.0.2/' >/on-bridge; \
+            cat /etc/resolv.conf >/names; grep -c '^10.208.0.2' /etc/hosts >/hosts; true\n";
     let context = Context::new(LOOK);
     let build = |flags: &[&str]| {
         let words = [

@@ -553,7 +553,13 @@ fn an_import_that_is_killed_leaves_nothing_visible_and_is_swept() {
         stdin.write_all(&archive[..sent]).unwrap();
         // It has read all but what a pipe holds; its workspace shows that it is at work.
         let tmp = fixture.store.root().join("tmp");
-        while names(&tmp).is_empty() {
+        // Before it is locked, a sweep may take it, and another is made.
+        let is_locked = |name: &String| {
+            std::fs::File::open(tmp.join(name)).is_ok_and(|folder| {
+                matches!(folder.try_lock(), Err(std::fs::TryLockError::WouldBlock))
+            })
+        };
+        while !names(&tmp).iter().any(is_locked) {
             std::thread::sleep(Duration::from_millis(1));
         }
         // What lives is not swept.
