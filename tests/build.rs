@@ -577,21 +577,29 @@ fn a_run_is_on_the_default_bridge_as_an_instance_is_unless_another_network_is_as
 #[test]
 fn a_run_reaches_the_hosts_neighbours_over_the_bridge_and_nothing_without_a_network() {
     let world = World::new();
-    // Whoever is outside answers with a line.
-    let serve = "while printf 'from outside\\n' | busybox nc -l -p 8000 >/dev/null; do :; done";
-    let mut server = std::process::Command::new("bash");
-    server.args(["-c", serve]).stdin(Stdio::null());
+    // One process that ends with the test, however that ends.
+    struct Server(std::process::Child);
+    impl Drop for Server {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let pages = tempfile::tempdir().unwrap();
+    fs::write(pages.path().join("page"), "from outside\n").unwrap();
+    let mut server = std::process::Command::new("busybox");
+    server.args(["httpd", "-f", "-p", "8000", "-h"]);
+    server.arg(pages.path()).stdin(Stdio::null());
     world.outside.enter(&mut server);
-    let mut server = server.spawn().unwrap();
+    let server = Server(server.spawn().unwrap());
     let context = Context::new(&format!(
-        "FROM plimsoll/base\nRUN for i in 1 2 3 4 5 6 7 8 9 10; do nc -w 2 {OUTSIDE_ADDRESS} 8000 </dev/null >/got; \
-            test -s /got && exit 0; sleep 0.2; done; exit 9\n"
+        "FROM plimsoll/base\nRUN for i in 1 2 3 4 5 6 7 8 9 10; do \
+            wget -q -T 2 -O /got http://{OUTSIDE_ADDRESS}:8000/page && exit 0; sleep 0.2; done; exit 9\n"
     ));
     let path = context.path();
     let reached = world.plimsoll(["build", "-t", "reached", path]);
     let alone = world.plimsoll(["build", "--no-cache", "--network", "none", path]);
-    let _ = server.kill();
-    let _ = server.wait();
+    drop(server);
     reached.ok();
     let said = world.line("run --rm --network none reached cat /got");
     assert_eq!(said.ok(), "from outside");
