@@ -37,13 +37,17 @@ struct Program {
 
 impl Program {
     fn new() -> Self {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("workload");
-        std::fs::write(&path, guest_artifacts::WORKLOAD).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         // One that has failed says nothing about the next.
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = directory.path().join("bytes");
+        std::fs::write(&bytes, guest_artifacts::WORKLOAD).unwrap();
+        // By a process of its own: whoever forks here meanwhile would hold the file open for writing, and it could not be executed.
+        let copied = std::process::Command::new("install")
+            .args(["-m", "755"])
+            .args([bytes, directory.path().join("workload")])
+            .status();
+        assert!(copied.unwrap().success());
         Self {
             directory,
             _alone: alone,
