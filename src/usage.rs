@@ -55,6 +55,24 @@ pub(crate) fn explain(error: &clap::Error, words: &[String]) -> Option<(String, 
             let tip = did_you_mean(ContextKind::SuggestedSubcommand);
             Some((format!("'{word}' is not a {name} command{tip} {see}"), 1))
         }
+        ErrorKind::InvalidValue => {
+            let flag = text(ContextKind::InvalidArg)?;
+            let flag = flag
+                .split(' ')
+                .next()
+                .filter(|flag| flag.starts_with('-'))?;
+            let value = text(ContextKind::InvalidValue).filter(|value| !value.is_empty())?;
+            let Some(ContextValue::Strings(known)) = error.get(ContextKind::ValidValue) else {
+                return None;
+            };
+            Some((
+                format!(
+                    "invalid argument {value:?} for {flag:?}: one of {} is wanted",
+                    known.join(", ")
+                ),
+                ENGINE_FAILED,
+            ))
+        }
         _ => None,
     }
 }
@@ -115,6 +133,17 @@ mod tests {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
         let all = std::iter::once("plimsoll".to_owned()).chain(words.iter().cloned());
         explain(&Cli::try_parse_from(all).unwrap_err(), &words)
+    }
+
+    #[test]
+    fn a_value_that_is_none_of_those_known_is_told_with_them() {
+        assert_eq!(
+            said("run --backend moon image"),
+            Some((
+                "invalid argument \"moon\" for \"--backend\": one of container, vm, toolbox is wanted".to_owned(),
+                125
+            ))
+        );
     }
 
     #[test]

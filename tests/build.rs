@@ -594,7 +594,7 @@ fn a_run_reaches_the_hosts_neighbours_over_the_bridge_and_nothing_without_a_netw
     let server = Server(server.spawn().unwrap());
     let context = Context::new(&format!(
         "FROM plimsoll/base\nRUN for i in 1 2 3 4 5 6 7 8 9 10; do \
-            wget -q -T 2 -O /got http://{OUTSIDE_ADDRESS}:8000/page && exit 0; sleep 0.2; done; exit 9\n"
+            printf 'GET /page HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {OUTSIDE_ADDRESS} 8000 | grep outside >/got && exit 0; sleep 0.2; done; exit 9\n"
     ));
     let path = context.path();
     let reached = world.plimsoll(["build", "-t", "reached", path]);

@@ -318,7 +318,7 @@ fn make(
         archive(folder, image, &[&layers[0], &layers[index + 1]])?;
     }
     let disks = disks(folder, &layers, kernel)?;
-    let kernel = kernel.map(|path| kernel_bytes(path)).transpose()?;
+    let kernel = kernel.map(kernel_bytes).transpose()?;
     let mib = |layer: &Layer| layer.bytes as f64 / f64::from(1 << 20);
     let about = format!(
         "What is deployed is made from this host's Debian packages, without documentation and translations: a base of the {} essential \
