@@ -75,6 +75,7 @@ fn inside(place: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
     let layer = largest_layer(archive, images, place)?;
     let memory = fs::metadata(archive)?.len() * ROOM;
     let mut times: [Vec<Duration>; 5] = Default::default();
+    let names = ["plimsoll", "podman", "docker", "tar -x", "cp"];
     for round in 0..rounds {
         let state = |engine: &str| place.join(format!("{engine}-{round}"));
         let verb = |command: &mut Command| {
@@ -125,9 +126,15 @@ fn inside(place: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
         let mut copy = Command::new("cp");
         copy.arg(archive).arg(state("copy"));
         times[4].push(timed(&mut copy, memory)?);
+        // What a run that is cut off has found so far.
+        for (name, times) in names.iter().zip(&times) {
+            if let Some(last) = times.get(round as usize) {
+                print!("{name} {:.2} s  ", last.as_secs_f64());
+            }
+        }
+        println!();
     }
     let mut first = None;
-    let names = ["plimsoll", "podman", "docker", "tar -x", "cp"];
     for (name, times) in names.iter().zip(&mut times) {
         times.sort_unstable();
         let Some(median) = times.get(times.len() / 2) else {
