@@ -11,7 +11,6 @@ mod arm;
 mod benchmark;
 mod cli;
 mod clock;
-mod deploy;
 mod error;
 mod evict;
 mod harness;

@@ -12,7 +12,6 @@ use crate::verdict::{Verdict, verdicts};
 
 mod about;
 mod answers;
-mod images;
 mod plot;
 mod sections;
 mod start;

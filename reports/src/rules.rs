@@ -309,7 +309,7 @@ pub const CLAIMS: [Claim; 7] = [
         combine: Combine::All,
         tests: &[
             exact(one(
-                metric_id::SHIPPED,
+                "image.shipped-bytes",
                 Quantity::Cost {
                     of: Vm,
                     to: Container,
@@ -318,7 +318,7 @@ pub const CLAIMS: [Claim; 7] = [
                 Required,
             )),
             exact(one(
-                metric_id::ON_DISK,
+                "image.disk-bytes",
                 Quantity::Cost {
                     of: Vm,
                     to: Container,
@@ -339,19 +339,19 @@ pub const CLAIMS: [Claim; 7] = [
         combine: Combine::All,
         tests: &[
             exact(one(
-                metric_id::SECOND_MOVED,
+                "image.second.moved-bytes",
                 Quantity::Against {
                     of: Container,
-                    metric: metric_id::FIRST_MOVED,
+                    metric: "image.first.moved-bytes",
                 },
                 Below(0.5),
                 Required,
             )),
             one(
-                metric_id::SECOND_DEPLOY,
+                "image.second.deploy",
                 Quantity::Against {
                     of: Container,
-                    metric: metric_id::FIRST_DEPLOY,
+                    metric: "image.first.deploy",
                 },
                 Below(0.5),
                 Required,
