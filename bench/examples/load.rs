@@ -9,12 +9,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 mod fresh;
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+use fresh::dockerd::Dockerd;
+use fresh::{Outcome, succeed};
 
 /// Bytes of the file system for each round and engine, as a multiple of the archive's: its content twice, uncompressed.
 const ROOM: u64 = 6;
@@ -35,15 +36,6 @@ fn main() -> Outcome<()> {
         Some(place) => inside(&place, &archive, rounds),
         None => Ok(()),
     }
-}
-
-fn succeed(command: &mut Command) -> Outcome<()> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("{:?}: {said}", command.get_program()).into())
 }
 
 /// Whether the archive holds images, not a root file system.
@@ -111,9 +103,10 @@ fn inside(place: &Path, archive: &Path, rounds: u32) -> Outcome<()> {
             verb(&mut podman);
             times[1].push(timed(&mut podman, memory)?);
         }
-        match Docker::start(&state("docker")) {
+        fs::create_dir(state("docker"))?;
+        match Dockerd::start(&state("docker")) {
             Ok(docker) => {
-                let mut command = docker.command();
+                let mut command = docker.client();
                 verb(&mut command);
                 times[2].push(timed(&mut command, memory)?);
             }
@@ -197,71 +190,4 @@ fn timed(command: &mut Command, memory: u64) -> Outcome<Duration> {
     let begun = Instant::now();
     succeed(command)?;
     Ok(begun.elapsed())
-}
-
-/// Debian's dockerd with everything of it below a directory.
-struct Docker {
-    daemon: Child,
-    socket: String,
-}
-
-impl Docker {
-    fn start(place: &Path) -> Outcome<Self> {
-        let at = |name: &str| place.join(name);
-        fs::create_dir(place)?;
-        let socket = format!("unix://{}", at("socket").display());
-        let log = File::create(at("log"))?;
-        let daemon = Command::new("/usr/sbin/dockerd")
-            .arg("--data-root")
-            .arg(at("data"))
-            .arg("--exec-root")
-            .arg(at("exec"))
-            .arg("--pidfile")
-            .arg(at("pid"))
-            .args([
-                "--host",
-                &socket,
-                "--exec-opt",
-                "native.cgroupdriver=cgroupfs",
-            ])
-            .args([
-                "--bridge=none",
-                "--iptables=false",
-                "--ip-forward=false",
-                "--ip-masq=false",
-            ])
-            .args(["--storage-driver", "overlay2"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let mut docker = Self { daemon, socket };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while succeed(docker.command().arg("info")).is_err() {
-            if Instant::now() > deadline || docker.daemon.try_wait()?.is_some() {
-                return Err("dockerd does not start".into());
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(docker)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("/usr/bin/docker");
-        command.args(["--host", &self.socket]);
-        command
-    }
-}
-
-impl Drop for Docker {
-    fn drop(&mut self) {
-        // SAFETY: kill(2) takes two numbers and touches no memory.
-        unsafe { libc::kill(self.daemon.id().cast_signed(), libc::SIGTERM) };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline && matches!(self.daemon.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.daemon.kill();
-        let _ = self.daemon.wait();
-    }
 }

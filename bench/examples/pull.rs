@@ -5,17 +5,16 @@
 //! podman and docker.io installed (those that are missing are left out). `PLIMSOLL_BIN` names another command than the built one.
 //! It works on a fresh file system (`fresh`), where nothing is removed between the rounds; each round has a dockerd with a store of its own.
 
-use std::error::Error;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 mod fresh;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use fresh::dockerd::{self, Dockerd};
+use fresh::{Outcome, succeed};
 
 /// What tests/common makes with debootstrap.
 const DEBIAN: &str = "/var/cache/plimsoll/test/debian-bookworm-minbase.tar";
@@ -53,10 +52,10 @@ fn main() -> Outcome<()> {
             println!("left out: {program} is missing");
         }
     }
-    if Path::new(DOCKERD).exists() {
+    if Path::new(dockerd::PROGRAM).exists() {
         peers.push(Peer::Docker);
     } else {
-        println!("left out: {DOCKERD} is missing");
+        println!("left out: {} is missing", dockerd::PROGRAM);
     }
     let mut first: Vec<Vec<Duration>> = vec![Vec::new(); peers.len()];
     let mut second: Vec<Vec<Duration>> = vec![Vec::new(); peers.len()];
@@ -369,100 +368,10 @@ struct Layer {
     diff_id: String,
 }
 
-const DOCKERD: &str = "/usr/sbin/dockerd";
-
-struct Dockerd {
-    daemon: Child,
-    socket: String,
-}
-
-impl Dockerd {
-    fn start(state: &Path) -> Outcome<Self> {
-        let at = |name: &str| state.join(name);
-        let socket = format!("unix://{}", at("socket").display());
-        let log = File::create(at("dockerd.log"))?;
-        let daemon = Command::new(DOCKERD)
-            .arg("--data-root")
-            .arg(at("docker"))
-            .arg("--exec-root")
-            .arg(at("docker-exec"))
-            .arg("--pidfile")
-            .arg(at("docker-pid"))
-            .args([
-                "--host",
-                &socket,
-                "--exec-opt",
-                "native.cgroupdriver=cgroupfs",
-            ])
-            .args([
-                "--bridge=none",
-                "--iptables=false",
-                "--ip-forward=false",
-                "--ip-masq=false",
-            ])
-            .args([
-                "--storage-driver",
-                "overlay2",
-                "--default-ulimit",
-                "nofile=20000:20000",
-            ])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()?;
-        let mut docker = Self { daemon, socket };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let mut asks = docker.client();
-            asks.arg("version")
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            if asks.status()?.success() {
-                return Ok(docker);
-            }
-            if docker.daemon.try_wait()?.is_some() || Instant::now() > deadline {
-                return Err("dockerd does not start".into());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn client(&self) -> Command {
-        let mut command = Command::new("/usr/bin/docker");
-        command
-            .args(["--host", &self.socket])
-            .env_remove("DOCKER_HOST")
-            .stdin(Stdio::null());
-        command
-    }
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        // It takes its containerd along.
-        if let Ok(pid) = i32::try_from(self.daemon.id()) {
-            let _ = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGTERM,
-            );
-        }
-        let _ = self.daemon.wait();
-    }
-}
-
 fn timed(command: &mut Command) -> Outcome<Duration> {
     let begun = Instant::now();
     succeed(command)?;
     Ok(begun.elapsed())
-}
-
-fn succeed(command: &mut Command) -> Outcome<()> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
 /// Seconds.

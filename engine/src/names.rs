@@ -1,5 +1,7 @@
 //! Identifiers and names of instances: 64 hexadecimal digits, and `adjective_surname` where the user gives no name.
 
+use std::io;
+
 use crate::error::{Error, Result};
 
 /// The left halves of generated names. Sea words, as a ship's load line deserves.
@@ -63,24 +65,26 @@ const SURNAMES: [&str; 48] = [
     "yi",
 ];
 
-/// Takes `N` bytes (at most 256) of the kernel's random source.
-pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+/// `N` bytes, at most 256, of the kernel's random source.
+///
+/// # Errors
+/// Those of getrandom(2).
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
     use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; N];
-    let mut filled = 0;
-    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match getrandom(rest, GetRandomFlags::empty()) {
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => {
-                return Err(Error::System {
-                    action: "ask the kernel for random bytes",
-                    source: errno.into(),
-                });
-            }
-        }
+    // So few come whole (getrandom(2)).
+    if getrandom(&mut bytes, GetRandomFlags::empty())? < N {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(bytes)
+}
+
+/// The same, told as the engine tells errors.
+pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+    random().map_err(|source| Error::System {
+        action: "ask the kernel for random bytes",
+        source,
+    })
 }
 
 /// A new instance identifier: 64 lower-case hexadecimal digits.

@@ -14,7 +14,7 @@ pub const TIMELINE_VARIABLE: &str = "PLIMSOLL_TIMELINE";
 pub(crate) struct Stage {
     /// Before: command, created, supervisor. Container: image, rootfs, cgroup, network, clone, exec. VM: vmm-ready, first-instruction, kernel,
     /// init, agent, exec; without kernel and init from a template, and with those of the machine that became it before `template`.
-    /// After: ended, released, settled.
+    /// After: ended, released (of an instance that is removed at its end, cgroups and mounts go after settled), settled.
     pub(crate) name: &'static str,
     /// Nanoseconds of the host's CLOCK_MONOTONIC.
     pub(crate) at_ns: u64,

@@ -391,7 +391,7 @@ pub fn guest_kernel() -> PathBuf {
 
 /// Whether VMs on KVM can be tried here; says why where not.
 pub fn kvm_is_possible() -> bool {
-    let missing = if !std::path::Path::new("/dev/kvm").exists() {
+    let missing = if !Path::new("/dev/kvm").exists() {
         "/dev/kvm"
     } else if !guest_kernel().is_file() {
         "guest kernel (make kernel)"

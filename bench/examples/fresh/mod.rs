@@ -3,11 +3,13 @@
 //! ext4 passes over inodes that were freed in the last minutes one by one, so that on a file system where trees are made and removed in
 //! turn each new file costs up to a millisecond, and whoever comes later pays.
 
+pub(crate) mod dockerd;
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+pub(crate) type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Set in the process that has a mount namespace of its own.
 const INSIDE: &str = "PLIMSOLL_BENCH_PLACE";
@@ -79,11 +81,11 @@ pub(crate) fn touch_memory(bytes: u64) -> Outcome<()> {
     Ok(())
 }
 
-fn succeed(command: &mut Command) -> Outcome<()> {
+/// Runs a command to its end, which must be a good one.
+pub(crate) fn succeed(command: &mut Command) -> Outcome<()> {
     let output = command.stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("{:?}: {said}", command.get_program()).into())
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }

@@ -152,8 +152,8 @@ pub(crate) trait Running {
         ))
     }
 
-    /// Waits for the end and lets go of everything; of what can wait until everybody has been told, too, unless `passing`: the
-    /// instance goes, and what it wrote with it.
+    /// Waits for the end and lets go of everything. Of an instance that is `passing`, which goes with all it wrote, what nobody
+    /// waits for remains to be let go of.
     fn finish(self: Box<Self>, passing: bool) -> Result<(Exit, Remains)>;
 }
 

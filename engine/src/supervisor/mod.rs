@@ -38,7 +38,7 @@ use crate::terminal::Size;
 use crate::timeline::Timeline;
 
 use client::Client;
-use protocol::{Link, Reply, Request, system};
+use protocol::{Link, Reply, Request, make_room, system};
 
 pub(crate) use fork::spawn;
 pub(crate) use settle::connect;
@@ -328,7 +328,8 @@ impl Supervisor {
         for client in self.clients.iter_mut().filter(|client| !client.looks_on()) {
             client.started();
         }
-        self.tell_at = Some(Instant::now() + TELLS_AFTER);
+        let somebody_looks_on = self.clients.iter().any(Client::looks_on);
+        self.tell_at = somebody_looks_on.then(|| Instant::now() + TELLS_AFTER);
         if !self.record.spec.auto_remove {
             // What the user was told survives a power cut; not on the way to the command's first instruction.
             settle::make_durable(&self.home, &self.record.id);
@@ -505,10 +506,7 @@ impl Supervisor {
 
     /// Reads a stream once, into the log and to those who are attached.
     fn pass(&mut self, from: &OwnedFd, stream: Stream, buffer: &mut Vec<u8>) -> Flow {
-        if buffer.len() != CHUNK {
-            // Fresh zeros: pages are there only as far as they are written to.
-            *buffer = vec![0; CHUNK];
-        }
+        make_room(buffer, CHUNK);
         match nix::unistd::read(from, buffer) {
             Ok(0) => Flow::Closed,
             Ok(count) => {

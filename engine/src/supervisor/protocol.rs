@@ -271,10 +271,7 @@ impl Link {
         if !wait && self.is_silent() {
             return Packet::Nothing;
         }
-        if buffer.len() != PACKET_MAX {
-            // New zeros are pages that nobody has touched: only what a packet fills is ever there.
-            *buffer = vec![0; PACKET_MAX];
-        }
+        make_room(buffer, PACKET_MAX);
         let mut control = ControlBuffer::default();
         let mut part = libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),
@@ -312,6 +309,13 @@ impl Link {
             },
             _ => Packet::Closed,
         }
+    }
+}
+
+/// Makes a buffer so long. New zeros are pages that nobody has touched: only what is then written is ever there.
+pub(super) fn make_room(buffer: &mut Vec<u8>, length: usize) {
+    if buffer.len() != length {
+        *buffer = vec![0; length];
     }
 }
 

@@ -112,7 +112,7 @@ impl Store {
             let record = self.read_unsettled()?;
             Ok(record.filter(|record| Some(&record.boot) != boot().as_ref()))
         };
-        if !self.unsettled().exists() || is_of_earlier()?.is_none() {
+        if is_of_earlier()?.is_none() {
             return Ok(());
         }
         let _lock = match self.lock() {

@@ -112,12 +112,7 @@ pub(super) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
 /// # Errors
 /// Those of getrandom(2).
 pub(super) fn random() -> io::Result<u16> {
-    let mut bytes = [0; 2];
-    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    if got < bytes.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(u16::from_ne_bytes(bytes))
+    Ok(u16::from_ne_bytes(crate::names::random()?))
 }
 
 /// Waits until one of them is ready, or for that moment.
