@@ -119,6 +119,7 @@ pub(crate) fn run(
     let view = Default::default();
     let context = child::Context {
         plan,
+        mounted: None,
         cgroups: &view,
         entrances: &entrances,
         socket: theirs.as_raw_fd(),

@@ -39,7 +39,9 @@ pub use error::{Errno, Error, Result};
 pub use exec::{Exec, ExecProcess, exec, exec_with_listener};
 pub use hooks::HookState;
 pub use init::Init;
-pub use launch::{Created, Launch, NetworkSetup, Rootfs, Stdio, create, open_gate, start};
+pub use launch::{
+    Ahead, Created, Launch, Meanwhile, NetworkSetup, Rootfs, Stdio, create, open_gate, start,
+};
 pub use listener::SeccompListener;
 pub use overlay::mount_overlay;
 pub use plan::mounts::mount_options;

@@ -32,24 +32,12 @@ pub fn mount_overlay(
         volatile: false,
     };
     let plan = RootPlan::new(&rootfs, &Spec::default(), false, true)?;
-    let RootPlan::Overlay {
-        lower,
-        upper,
-        work,
-        userxattr,
-        volatile,
-    } = &plan
-    else {
+    let Some(mut overlay) = OverlayMount::of(&plan) else {
         return Err(Error::setup("mount the overlay", Errno(libc::EINVAL)));
     };
-    let overlay = OverlayMount {
-        lower,
-        upper,
-        work,
-        userxattr: *userxattr,
-        volatile: *volatile,
-        attributes: if readonly { ATTR_RDONLY } else { 0 },
-    };
+    if readonly {
+        overlay.attributes = ATTR_RDONLY;
+    }
     let mounted = match overlay.mount_detached() {
         Err(failure) if failure.errno == Errno(libc::EINVAL) => in_private_mounts(&overlay),
         other => other,

@@ -4,7 +4,8 @@
 //! images/               the image store (image-core)
 //! instances/<id>/       one instance: instance.json, upper/ and work/ or disk.ext4, console.log
 //! active/<id>           exists, and is locked, while a process owns the running instance
-//! names/<name>          symbolic link to the identifier that has the name
+//! names/<name>          symbolic link to the identifier that has the name, in its short form (names::link_of)
+//! spares/<id>/          the directory of an instance to come
 //! trash/<id>            an instance in the course of being removed
 //! vm/                   initramfs and blank disk, made once
 //! vm/kernels/           what was made of kernels that users named (microvm_core::stock)
@@ -13,7 +14,7 @@
 //! ```
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use image_core::Store;
@@ -27,9 +28,10 @@ pub const DEFAULT_ROOT: &str = "/var/lib/plimsoll";
 /// Where `make kernel` (guest/kernel/build.sh) leaves the guest kernel it built last.
 pub const DEFAULT_KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
 
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "images",
     "instances",
+    "spares",
     "names",
     "trash",
     "vm",
@@ -111,6 +113,10 @@ impl Home {
         self.root.join("instances").join(id)
     }
 
+    pub(crate) fn spares(&self) -> PathBuf {
+        self.root.join("spares")
+    }
+
     pub(crate) fn active(&self) -> PathBuf {
         self.root.join("active")
     }
@@ -145,10 +151,31 @@ impl Home {
     }
 }
 
+/// Makes `bytes` all that a file holds, in place.
+///
+/// What was longer is cut after the writing: ext4 sends a file that was emptied first to the disk as soon as it is closed
+/// (auto_da_alloc), on the way of whoever writes it.
+pub(crate) fn overwrite(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        file.write_all(bytes)?;
+        let length = bytes.len() as u64;
+        match file.metadata()?.len() > length {
+            true => file.set_len(length),
+            false => Ok(()),
+        }
+    };
+    write().map_err(|e| Error::io("write", path, e))
+}
+
 /// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = path.with_extension("new");
-    fs::write(&temporary, bytes).map_err(|e| Error::io("write", &temporary, e))?;
+    overwrite(&temporary, bytes)?;
     fs::rename(&temporary, path).map_err(|e| Error::io("replace", path, e))
 }
 
@@ -170,6 +197,16 @@ mod tests {
             assert_eq!(mode & 0o777, 0o700, "{folder}");
         }
         Home::open(&root).unwrap();
+    }
+
+    #[test]
+    fn an_overwritten_file_holds_what_was_written_and_nothing_of_before() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("hosts");
+        for text in ["long before", "short", "", "made anew"] {
+            overwrite(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Identifiers and names of instances: 64 hexadecimal digits, and `adjective_surname` where the user gives no name.
 
 use std::io;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::{Error, Result};
 
@@ -65,6 +69,9 @@ const SURNAMES: [&str; 48] = [
     "yi",
 ];
 
+/// The length of an identifier.
+const ID_BYTES: usize = 32;
+
 /// `N` bytes, at most 256, of the kernel's random source.
 ///
 /// # Errors
@@ -89,8 +96,31 @@ pub(crate) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
 
 /// A new instance identifier: 64 lower-case hexadecimal digits.
 pub(crate) fn new_id() -> Result<String> {
-    let bytes: [u8; 32] = random_bytes()?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hexadecimal(&random_bytes::<ID_BYTES>()?))
+}
+
+/// The identifier as the text of a symbolic link: 43 characters of base64url. Up to 59 bytes an inode holds by itself; the
+/// digits would take a block, and the time to find one and to give it back.
+pub(crate) fn link_of(id: &str) -> String {
+    let bytes: Option<Vec<u8>> = (0..id.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(id.get(at..at + 2)?, 16).ok())
+        .collect();
+    // What is no identifier of ours stands for itself.
+    bytes.map_or_else(|| id.to_owned(), |bytes| URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// The identifier that such a link names. An older one has all of its digits.
+pub(crate) fn id_of(link: &Path) -> String {
+    let text = link.to_string_lossy();
+    match URL_SAFE_NO_PAD.decode(text.as_bytes()) {
+        Ok(bytes) if bytes.len() == ID_BYTES => hexadecimal(&bytes),
+        _ => text.into_owned(),
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A generated name; the caller tries again when it is taken.
@@ -130,6 +160,15 @@ mod tests {
                 .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c))
         );
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_link_holds_an_identifier_in_what_an_inode_has_room_for() {
+        let id = new_id().unwrap();
+        let link = link_of(&id);
+        assert!(link.len() < 60, "{link}");
+        assert_eq!(id_of(Path::new(&link)), id);
+        assert_eq!(id_of(Path::new(&id)), id, "as older ones have it");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which cgroup hierarchies this host has, and where.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -179,11 +180,15 @@ pub fn detect() -> Result<&'static Hierarchies> {
         return Ok(found);
     }
     let path = Path::new("/proc/self/mountinfo");
-    let mounts = fs::read_to_string(path).map_err(|error| Error::File {
-        doing: "read".to_owned(),
-        path: path.to_owned(),
-        errno: Errno::from(error),
-    })?;
+    // Each read of it makes all of its text again: with room for it one is enough.
+    let mut mounts = String::with_capacity(16 << 10);
+    fs::File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut mounts))
+        .map_err(|error| Error::File {
+            doing: "read".to_owned(),
+            path: path.to_owned(),
+            errno: Errno::from(error),
+        })?;
     let mut found = parse(&mounts)?;
     if let Some(v2) = &found.v2 {
         // Absent only on kernels before 4.5, which have no version 2.

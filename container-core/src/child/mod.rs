@@ -49,6 +49,8 @@ pub(crate) enum Gate {
 /// What the launcher hands over besides the plan.
 pub(crate) struct Context<'a> {
     pub(crate) plan: &'a Plan,
+    /// The overlay of the plan, where the launcher has mounted it.
+    pub(crate) mounted: Option<Fd>,
     /// The container's mount of its cgroups, when it asks for one.
     pub(crate) cgroups: &'a crate::cgroup::View,
     /// Files by which this process enters its cgroups.
@@ -89,6 +91,8 @@ struct Setup<'a> {
     init: bool,
     hooks: bool,
     keyring: Option<&'a std::ffi::CStr>,
+    /// The overlay that the launcher has mounted.
+    mounted: Option<Fd>,
     /// The container's root directory, once it is mounted.
     root: Fd,
     /// What masked paths are hidden with, once it is known: an empty directory, and the null device.
@@ -145,6 +149,7 @@ impl<'a> Setup<'a> {
             init: context.init,
             hooks: context.hooks,
             keyring: context.keyring,
+            mounted: context.mounted,
             root: -1,
             empty: None,
             null: None,

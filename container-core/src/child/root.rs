@@ -31,23 +31,13 @@ impl Setup<'_> {
     /// Mounts the root file system, over a directory of the host that only this container's mount namespace sees so.
     pub(super) fn mount_root(&mut self) -> Outcome<()> {
         match &self.plan.root {
-            RootPlan::Overlay {
-                lower,
-                upper,
-                work,
-                userxattr,
-                volatile,
-            } => {
+            RootPlan::Overlay { upper, .. } => {
                 let target = open_directory(upper).at(Step::OverlayUpper)?;
-                let overlay = OverlayMount {
-                    lower,
-                    upper,
-                    work,
-                    userxattr: *userxattr,
-                    volatile: *volatile,
-                    attributes: 0,
+                self.root = match (self.mounted, OverlayMount::of(&self.plan.root)) {
+                    (Some(mounted), _) => mounted,
+                    (None, Some(overlay)) => overlay.mount()?,
+                    (None, None) => return self.fail(Step::Overlay, 0, libc::EINVAL),
                 };
-                self.root = overlay.mount()?;
                 mount::attach(self.root, target).at(Step::Overlay)?;
                 file::close(target);
             }
@@ -133,6 +123,29 @@ const PLAIN_UPPER: [&std::ffi::CStr; 3] = [c"index", c"metacopy", c"redirect_dir
 
 /// The same where marks are kept in `user.*` attributes: redirects are off there, and saying so is refused.
 const PLAIN_USER_UPPER: [&std::ffi::CStr; 1] = [c"index"];
+
+impl<'a> OverlayMount<'a> {
+    /// A plan's overlay, if it has one.
+    pub(crate) fn of(plan: &'a RootPlan) -> Option<Self> {
+        match plan {
+            RootPlan::Overlay {
+                lower,
+                upper,
+                work,
+                userxattr,
+                volatile,
+            } => Some(Self {
+                lower,
+                upper,
+                work,
+                userxattr: *userxattr,
+                volatile: *volatile,
+                attributes: 0,
+            }),
+            _ => None,
+        }
+    }
+}
 
 impl OverlayMount<'_> {
     fn plain_upper(&self) -> &'static [&'static std::ffi::CStr] {
@@ -313,25 +326,10 @@ mod tests {
             work: &work,
             volatile: false,
         };
-        let RootPlan::Overlay {
-            lower,
-            upper,
-            work,
-            userxattr,
-            volatile,
-        } = RootPlan::new(&rootfs, &oci_spec::runtime::Spec::default(), false, true).unwrap()
-        else {
-            panic!("an overlay is planned as one");
-        };
+        let plan =
+            RootPlan::new(&rootfs, &oci_spec::runtime::Spec::default(), false, true).unwrap();
         in_mount_namespace(|| {
-            check(&OverlayMount {
-                lower: &lower,
-                upper: &upper,
-                work: &work,
-                userxattr,
-                volatile,
-                attributes: 0,
-            })
+            check(&OverlayMount::of(&plan).expect("an overlay is planned as one"))
         });
     }
 

@@ -1,5 +1,6 @@
 //! Starting a container.
 
+mod ahead;
 mod created;
 mod describe;
 mod network;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+pub use self::ahead::Ahead;
 pub use self::created::{Created, open_gate};
 pub(crate) use self::describe::failure as describe_failure;
 use self::starting::{Starting, Streams, Until, own_program, tell, this_process};
@@ -90,6 +92,10 @@ pub struct Launch<'a> {
     pub new_keyring: bool,
     /// Puts interfaces into the container's new network namespace, before the command is executed.
     pub network: Option<NetworkSetup<'a>>,
+    /// What the launcher does while the process has the rest of its set-up to itself.
+    pub meanwhile: Option<Meanwhile<'a>>,
+    /// What of it has been begun already. Its root must be the one of [`Launch::rootfs`].
+    pub ahead: Option<Ahead>,
     /// Make the root the root by moving it over the old one, in place of pivot_root(2). For hosts whose own root is an
     /// initramfs; a container with CAP_SYS_CHROOT can leave its root then.
     pub no_pivot: bool,
@@ -110,6 +116,15 @@ impl std::fmt::Debug for NetworkSetup<'_> {
     }
 }
 
+/// Work for which the container's process, whose number it gets, need not wait.
+pub struct Meanwhile<'a>(pub &'a mut dyn FnMut(i32));
+
+impl std::fmt::Debug for Meanwhile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
 impl<'a> Launch<'a> {
     /// A container that is tied to its launcher, without an init of ours, with nothing but its streams passed on.
     pub fn new(id: &'a str, spec: &'a Spec, rootfs: Rootfs<'a>, stdio: Stdio) -> Self {
@@ -123,6 +138,8 @@ impl<'a> Launch<'a> {
             preserve_fds: 0,
             new_keyring: false,
             network: None,
+            meanwhile: None,
+            ahead: None,
             no_pivot: false,
             bundle: None,
             gate: None,
@@ -259,14 +276,23 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
     let launcher = this_process()?;
     let own_program = own_program()?;
     let streams = Streams::new(launch.stdio)?;
+    // In a user namespace of the container's own nothing of it would be the container's.
+    let ahead = launch.ahead.filter(|_| enters);
 
     // On version 2 the process is born in its cgroup; those of version 1 are made while it makes its mounts.
     let born_in = match &mut starting.cgroup {
         Some(cgroup) => cgroup.make_unified()?,
         None => None,
     };
+    let root = match &ahead {
+        Some(ahead) => ahead
+            .root()
+            .map_err(|failure| describe::failure(plan, failure))?,
+        None => None,
+    };
     let context = child::Context {
         plan,
+        mounted: root.as_ref().map(AsRawFd::as_raw_fd),
         cgroups: &view,
         entrances: &entrances,
         socket: theirs.as_raw_fd(),
@@ -286,7 +312,7 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
     let pid = child.pid;
     starting.child = Some(child);
     starting.reached("clone");
-    drop((theirs, streams, born_in));
+    drop((theirs, streams, born_in, root));
 
     if plan.namespaces.makes_user() {
         write_mappings(pid, plan)?;
@@ -300,7 +326,11 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
         starting.reached("cgroup");
     }
     let network = if plan.namespaces.network_by_launcher() {
-        let namespace = network::new_namespace()?;
+        let made = match &ahead {
+            Some(ahead) => ahead.network()?,
+            None => None,
+        };
+        let namespace = made.map_or_else(network::new_namespace, Ok)?;
         if let Some(NetworkSetup(work)) = launch.network {
             work(namespace.as_fd())
                 .map_err(|error| Error::setup("set up the container's network", error))?;
@@ -314,6 +344,9 @@ fn begin(launch: Launch<'_>, plan: &Plan, gate: Gate) -> Result<Begun> {
     }
     tell(&ours, network.as_ref().map(AsFd::as_fd))?;
     drop(network);
+    if let Some(Meanwhile(work)) = launch.meanwhile {
+        work(pid);
+    }
     // Held, so that the end of the process does not wait for the namespace to be taken down (see Container::wait).
     let mounts = match plan.namespaces.makes_mount() {
         true => fs::File::open(format!("/proc/{pid}/ns/mnt"))

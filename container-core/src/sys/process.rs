@@ -1,6 +1,8 @@
 //! The rest of what makes a process: its session, limits, schedule, names and its new program.
 
 use std::ffi::{CStr, c_char};
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
 
 use super::{Errno, Fd, Result, check, check_int};
 
@@ -349,6 +351,32 @@ pub(crate) enum Ended {
     Exited(i32),
     /// By this signal.
     Signaled(i32),
+}
+
+/// Has a thread that has just been started go on, on another of the processors that it may use than this one, if there are
+/// several. In a virtual machine Linux takes an idle processor for one that the host has taken away, and would let both share
+/// this one.
+pub(crate) fn move_elsewhere<T>(thread: &JoinHandle<T>) {
+    // SAFETY: an empty set is all zeros; the calls fill no more than its size, and the thread is there until it is joined.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        let here = libc::sched_getcpu();
+        if libc::sched_getaffinity(0, size_of_val(&allowed), &mut allowed) != 0 {
+            return;
+        }
+        match usize::try_from(here) {
+            Ok(here) if here < libc::CPU_SETSIZE as usize => libc::CPU_CLR(here, &mut allowed),
+            _ => return,
+        }
+        if libc::CPU_COUNT(&allowed) > 0 {
+            // Where it fails the thread runs where it is.
+            let _ = libc::pthread_setaffinity_np(
+                thread.as_pthread_t(),
+                size_of_val(&allowed),
+                &allowed,
+            );
+        }
+    }
 }
 
 /// Waits for the process of a pidfd, which must be a child, and reaps it. `None` (only without `block`) means that

@@ -4,10 +4,12 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use container_core::{ExitStatus, Launch, NetworkSetup, Rootfs, Stdio, Teardown, seccomp};
+use container_core::{
+    Ahead, ExitStatus, Launch, Meanwhile, NetworkSetup, Rootfs, Stdio, Teardown, seccomp,
+};
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxCapabilities, LinuxCpu, LinuxMemory, LinuxNamespaceType,
     LinuxPids, LinuxResources, Mount, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Spec, User,
@@ -15,7 +17,7 @@ use oci_spec::runtime::{
 
 use oci_spec::runtime;
 
-use super::{Backend, Context, Ended, Exit, Job, Remains, Running, Streams};
+use super::{Backend, Context, Ended, Exit, Job, Place, Remains, Running, Streams};
 use crate::error::{Error, Result};
 use crate::instance::{self, Record};
 use crate::network::{self, NetworkError, NetworkMode};
@@ -35,12 +37,30 @@ pub(crate) struct Container {
     pub(crate) isolated: bool,
 }
 
-impl Backend for Container {
-    fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
-        let layers = job.store.layer_dirs(job.image)?;
-        let directory = job.home.instance(&job.record.id);
-        let (upper, work) = (directory.join("upper"), directory.join("work"));
-        for path in [&upper, &work] {
+/// The directories of an instance's root file system.
+struct Root {
+    layers: Vec<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+    volatile: bool,
+}
+
+impl Root {
+    fn new(place: &Place<'_>) -> Result<Self> {
+        let directory = place.home.instance(&place.record.id);
+        let [upper, work] = instance::LAYERS.map(|name| directory.join(name));
+        Ok(Self {
+            layers: place.store.layer_dirs(place.image)?,
+            upper,
+            work,
+            // What goes with the instance need not reach the disk.
+            volatile: place.record.spec.auto_remove,
+        })
+    }
+
+    /// Makes what is not there yet.
+    fn make(&self) -> Result<()> {
+        for path in [&self.upper, &self.work] {
             // 0755: the upper directory becomes the instance's root directory.
             match DirBuilder::new().mode(0o755).create(path) {
                 Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -48,6 +68,36 @@ impl Backend for Container {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    fn rootfs(&self) -> Rootfs<'_> {
+        Rootfs::Overlay {
+            lower: &self.layers,
+            upper: &self.upper,
+            work: &self.work,
+            volatile: self.volatile,
+        }
+    }
+}
+
+impl Backend for Container {
+    fn begin(&self, place: &Place<'_>) -> Result<Option<Ahead>> {
+        let own_network = self.isolated
+            && matches!(
+                place.record.spec.network.mode,
+                NetworkMode::None | NetworkMode::Networks
+            );
+        let root = Root::new(place)?;
+        root.make()?;
+        Ok(Some(Ahead::begin(&root.rootfs(), own_network)?))
+    }
+
+    fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>> {
+        let root = Root::new(&job.place())?;
+        if context.begun.is_none() {
+            root.make()?;
         }
         let asked = &job.record.spec;
         let mut spec = runtime_spec(job.record, job.process, self.isolated)?;
@@ -64,18 +114,9 @@ impl Backend for Container {
             join_network(&mut spec, job, other)?;
         }
         let (stdio, streams) = stdio(job)?;
-        let mut launch = Launch::new(
-            &job.record.id,
-            &spec,
-            Rootfs::Overlay {
-                lower: &layers,
-                upper: &upper,
-                work: &work,
-                // What goes with the instance need not reach the disk.
-                volatile: asked.auto_remove,
-            },
-            stdio,
-        );
+        let mut launch = Launch::new(&job.record.id, &spec, root.rootfs(), stdio);
+        launch.ahead = context.begun.take();
+        launch.meanwhile = Some(Meanwhile(context.meanwhile));
         launch.init = asked.init;
         // What went wrong with the network in the engine's own words, which the container's start only passes on as a failure.
         let failed = Mutex::new(None);

@@ -11,6 +11,7 @@ pub use vm::{Choice, choose_accelerator};
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use container_core::Ahead;
 use image_core::{Image, Store};
 
 use crate::error::{Error, Result};
@@ -39,12 +40,35 @@ pub(crate) struct Job<'a> {
     pub(crate) terminal: Option<Size>,
 }
 
+impl<'a> Job<'a> {
+    fn place(&self) -> Place<'a> {
+        Place {
+            home: self.home,
+            record: self.record,
+            store: self.store,
+            image: self.image,
+        }
+    }
+}
+
+/// Where an instance is kept, and what it is made of.
+pub(crate) struct Place<'a> {
+    pub(crate) home: &'a Home,
+    pub(crate) record: &'a Record,
+    pub(crate) store: &'a Store,
+    pub(crate) image: &'a Image,
+}
+
 /// What surrounds a start.
 pub(crate) struct Context<'a> {
     /// Takes the stages of the start.
     pub(crate) timeline: &'a mut Timeline,
     /// Told, in one line each, what was decided for the user.
     pub(crate) notice: &'a mut dyn FnMut(&str),
+    /// What [`Backend::begin`] has begun of it.
+    pub(crate) begun: Option<Ahead>,
+    /// Called, with the number of its first process, once an instance does the rest of its start by itself; not by every backend.
+    pub(crate) meanwhile: &'a mut dyn FnMut(i32),
 }
 
 /// How a process in an instance ended.
@@ -101,6 +125,15 @@ pub(crate) enum Confirmed {
 
 /// A way to isolate an instance.
 pub(crate) trait Backend {
+    /// Begins what can be made of an instance in the background before anything but its image is known.
+    ///
+    /// # Errors
+    /// As for the start.
+    fn begin(&self, place: &Place<'_>) -> Result<Option<Ahead>> {
+        let _ = place;
+        Ok(None)
+    }
+
     /// Starts the instance's command, or a machine that will run it.
     fn start(&self, job: &Job<'_>, context: &mut Context<'_>) -> Result<Box<dyn Running>>;
 }

@@ -133,6 +133,8 @@ impl Run<'_> {
         let mut context = Context {
             timeline: &mut timeline,
             notice: &mut |line| notices.push(line.to_owned()),
+            begun: None,
+            meanwhile: &mut |_| {},
         };
         let mut running = backend::of(record.spec.backend).start(&job, &mut context)?;
         for notice in notices {

@@ -101,7 +101,7 @@ pub fn find(home: &Home, wanted: &str) -> Result<String> {
         return Err(missing());
     }
     if let Ok(target) = fs::read_link(home.name(wanted)) {
-        let id = target.to_string_lossy().into_owned();
+        let id = names::id_of(&target);
         if home.instance(&id).exists() {
             return Ok(id);
         }
@@ -131,7 +131,7 @@ pub(crate) fn with_name(home: &Home, name: &str) -> Option<String> {
         return None;
     }
     let target = fs::read_link(home.name(name)).ok()?;
-    Some(target.to_string_lossy().into_owned())
+    Some(names::id_of(&target))
 }
 
 /// The name of the running instance that has a port of the host.

@@ -7,13 +7,14 @@
 mod find;
 mod record;
 mod remove;
+mod spare;
 mod sweep;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
@@ -30,6 +31,7 @@ pub use record::{Record, State, Status};
 pub(crate) use record::{read_state, short, write_record, write_state};
 pub use remove::{remove, rename};
 pub(crate) use remove::{remove_all, remove_trash, retire};
+pub(crate) use spare::{LAYERS, provide};
 pub use sweep::repair;
 pub(crate) use sweep::{settle, sweep, sweep_some};
 
@@ -74,7 +76,7 @@ impl Lock {
         Err(Error::Running(short(id).to_owned()))
     }
 
-    /// The lock of a dead owner, which this process has taken over.
+    /// The lock behind `active/<id>` that this process has taken: a new one, or a dead owner's.
     fn taken(home: &Home, id: &str, file: File) -> Self {
         Self {
             home: home.clone(),
@@ -106,14 +108,16 @@ pub(crate) fn create(
     if let Some(name) = spec.name.as_ref().filter(|name| !names::is_valid(name)) {
         return Err(Error::InvalidName(name.clone()));
     }
-    let id = names::new_id()?;
-    let lock = Lock {
-        home: home.clone(),
-        file: link_active(home, &id)?,
-        id: id.clone(),
+    let (lock, has_directory) = match spare::take(home) {
+        Some((id, file)) => (Lock::taken(home, &id, file), true),
+        None => {
+            let id = names::new_id()?;
+            let file = link_active(home, &id)?;
+            (Lock::taken(home, &id, file), false)
+        }
     };
-    let mut record = Record::new(id, spec, image_id, command);
-    match fill(home, &mut record) {
+    let mut record = Record::new(lock.id.clone(), spec, image_id, command);
+    match fill(home, &mut record, has_directory) {
         Ok(()) => Ok((record, lock)),
         Err(error) => {
             // The first failure is the one to tell; `sweep` takes what cannot be removed now.
@@ -123,12 +127,14 @@ pub(crate) fn create(
     }
 }
 
-fn fill(home: &Home, record: &mut Record) -> Result<()> {
+fn fill(home: &Home, record: &mut Record, has_directory: bool) -> Result<()> {
     let directory = home.instance(&record.id);
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&directory)
-        .map_err(|e| Error::io("create", &directory, e))?;
+    if !has_directory {
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|e| Error::io("create", &directory, e))?;
+    }
     if record.name.is_empty() {
         // 2304 names: with a thousand instances, ten tries fail about once in 4000 starts, so the rest gets digits.
         for attempt in 0.. {
@@ -201,7 +207,7 @@ fn link_active(home: &Home, id: &str) -> Result<File> {
 fn take_name(home: &Home, name: &str, id: &str) -> Result<()> {
     let link = home.name(name);
     for _ in 0..3 {
-        match symlink(id, &link) {
+        match symlink(names::link_of(id), &link) {
             Ok(()) => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(Error::io("create", &link, e)),
@@ -209,7 +215,7 @@ fn take_name(home: &Home, name: &str, id: &str) -> Result<()> {
         let Ok(holder) = fs::read_link(&link) else {
             continue;
         };
-        let holder = holder.to_string_lossy().into_owned();
+        let holder = names::id_of(&holder);
         if home.instance(&holder).exists() {
             return Err(Error::NameTaken {
                 name: name.to_owned(),
@@ -233,7 +239,7 @@ fn take_name(home: &Home, name: &str, id: &str) -> Result<()> {
 /// Takes a name away from the instance that has it.
 fn drop_name(home: &Home, name: &str, id: &str) -> Result<()> {
     let link: PathBuf = home.name(name);
-    if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
+    if fs::read_link(&link).is_ok_and(|target| names::id_of(&target) == id) {
         ignore_missing(fs::remove_file(&link)).map_err(|e| Error::io("remove", &link, e))?;
     }
     Ok(())

@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 
 use super::record::{Status, read_record, read_state, write_state};
-use super::{ignore_missing, now, remove};
+use super::{ignore_missing, now, remove, spare};
 use crate::error::{Error, Result};
 use crate::home::Home;
+use crate::names;
 use crate::network;
 
 /// What a workload ends with when its owner is killed: the kernel kills it with SIGKILL.
@@ -110,6 +111,7 @@ pub(super) fn is_same(file: &File, path: &Path) -> bool {
 pub fn repair(home: &Home) -> Result<usize> {
     let settled = sweep(home)?;
     crate::volume::sweep(home)?;
+    spare::tidy(home)?;
     container_core::cgroup::remove_parent()?;
     Ok(settled)
 }
@@ -152,7 +154,7 @@ pub(super) fn name_of(home: &Home, id: &str) -> Result<String> {
     let entries = fs::read_dir(&folder).map_err(|e: io::Error| Error::io("read", &folder, e))?;
     let held = entries
         .flatten()
-        .find(|entry| fs::read_link(entry.path()).is_ok_and(|target| target == Path::new(id)));
+        .find(|entry| fs::read_link(entry.path()).is_ok_and(|target| names::id_of(&target) == id));
     Ok(held.map_or_else(String::new, |entry| {
         entry.file_name().to_string_lossy().into_owned()
     }))

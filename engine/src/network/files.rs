@@ -9,7 +9,7 @@ use super::attach::Connection;
 use super::link;
 use super::spec::{BRIDGE, NetworkMode, NetworkSpec};
 use crate::error::{Error, Result};
-use crate::home::Home;
+use crate::home::{Home, overwrite};
 use crate::instance::Record;
 
 /// The host's list of name servers.
@@ -35,6 +35,9 @@ pub(crate) struct EtcFile {
 /// The name of the file with the host's names.
 pub(crate) const HOSTS: &str = "hosts";
 
+/// The names of all, in the order in which they are composed.
+pub(crate) const ETC_FILES: [&str; 3] = [HOSTS, "hostname", "resolv.conf"];
+
 /// Puts the three files together.
 ///
 /// # Errors
@@ -44,17 +47,18 @@ pub(crate) fn compose(
     record: &Record,
     connection: &Connection,
 ) -> Result<[EtcFile; 3]> {
+    let [hosts_file, hostname, resolv] = ETC_FILES;
     Ok([
         EtcFile {
-            name: HOSTS,
+            name: hosts_file,
             contents: hosts(home, record, connection)?,
         },
         EtcFile {
-            name: "hostname",
+            name: hostname,
             contents: format!("{}\n", record.hostname()),
         },
         EtcFile {
-            name: "resolv.conf",
+            name: resolv,
             contents: resolv_conf(&record.spec.network, connection)?,
         },
     ])
@@ -68,7 +72,7 @@ pub(crate) fn write(home: &Home, record: &Record, files: &[EtcFile]) -> Result<(
     for file in files {
         let path = path(home, &record.id, file.name);
         // In place: a mount of it sees what is written later too.
-        fs::write(&path, &file.contents).map_err(|e| Error::io("write", &path, e))?;
+        overwrite(&path, file.contents.as_bytes())?;
     }
     Ok(())
 }

@@ -67,13 +67,16 @@ fn be_supervisor(mut launch: Launch) -> ! {
 
 /// Cuts the process off from the command that started it.
 fn isolate() -> Result<Signals> {
-    // SAFETY: prctl reads the name, which ends in a zero; setsid has no arguments; neither signal has a handler of ours.
+    // SAFETY: prctl reads the name, which ends in a zero; setsid has no arguments; neither signal has a handler of ours; umask
+    // takes a number.
     unsafe {
         libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
         libc::setsid();
         // Who reads the instance's output may go at any time. A container's process gets its signals reset.
         libc::signal(libc::SIGPIPE, libc::SIG_IGN);
         libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        // What instances find is not to depend on the command's.
+        libc::umask(0o022);
     }
     let signals = Signals::only(&[Signal::SIGTERM])?;
     let null = null()?;

@@ -21,12 +21,13 @@ use std::time::{Duration, Instant};
 
 use image_core::{Image, Store};
 
-use crate::backend::{self, Confirmed, Context, Exit, Job, Remains, Running, Streams};
+use crate::backend::{self, Confirmed, Context, Exit, Job, Place, Remains, Running, Streams};
 use crate::base;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{
-    Lock, Record, State, Status, now, process_started, read_state, write_record, write_state,
+    Lock, Record, State, Status, now, process_started, provide, read_state, write_record,
+    write_state,
 };
 use crate::lifecycle;
 use crate::logs::{self, Stream, Writer};
@@ -248,6 +249,14 @@ impl Supervisor {
                 (store, image)
             }
         };
+        let backend = backend::of(self.record.spec.backend);
+        let place = Place {
+            home: &self.home,
+            record: &self.record,
+            store: &store,
+            image: &image,
+        };
+        let begun = backend.begin(&place)?;
         let mut process = Process::new(
             &self.record.spec,
             &store,
@@ -269,15 +278,24 @@ impl Supervisor {
             terminal: self.record.spec.terminal.then_some(self.size),
         };
         let clients = &self.clients;
+        let listens = self.listener.is_some();
+        let (mut listener, mut started) = (None, 0);
         let mut context = Context {
             timeline: &mut self.timeline,
             notice: &mut |line| tell_all(clients, line),
+            begun,
+            // Nobody connects before the state says that it runs.
+            meanwhile: &mut |pid| {
+                started = process_started(pid).unwrap_or(0);
+                if !listens {
+                    listener = Some(settle::listen(job.home, &job.record.id));
+                }
+            },
         };
-        let running = backend::of(self.record.spec.backend).start(&job, &mut context)?;
-        if self.listener.is_none() {
-            // Only now: while the command's own process starts on another processor. Nobody connects before the state says that
-            // it runs.
-            self.listener = Some(settle::listen(&self.home, &self.record.id)?);
+        let running = backend.start(&job, &mut context)?;
+        if !listens {
+            let made = listener.unwrap_or_else(|| settle::listen(&self.home, &self.record.id));
+            self.listener = Some(made?);
         }
         self.state.endpoints.clone_from(&connection.endpoints);
         self.state.bindings.clone_from(&connection.bindings);
@@ -286,7 +304,10 @@ impl Supervisor {
         connection.resolve(&mut |line| tell_all(clients, line));
         self.connection = Some(connection);
         self.state.pid = running.pid();
-        self.state.pid_started = process_started(running.pid()).unwrap_or(0);
+        self.state.pid_started = match started {
+            0 => process_started(running.pid()).unwrap_or(0),
+            known => known,
+        };
         self.state.accelerator = running.accelerator();
         self.state.status = Status::Running;
         self.state.started_at = now();
@@ -365,6 +386,8 @@ impl Supervisor {
                 let mut context = Context {
                     timeline: &mut self.timeline,
                     notice: &mut |line| tell_all(clients, line),
+                    begun: None,
+                    meanwhile: &mut |_| {},
                 };
                 let confirmed = running.confirm(&mut context)?;
                 booting = confirmed == Confirmed::GoesOn;
@@ -398,6 +421,8 @@ impl Supervisor {
             }
             if self.shrink_at.is_some_and(|at| Instant::now() >= at) {
                 self.shrink_at = None;
+                // Whoever finds none makes its own.
+                let _ = provide(&self.home);
                 self.shrunk.set(false);
             }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {

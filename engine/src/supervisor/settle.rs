@@ -8,7 +8,7 @@ use super::protocol::{Link, Reply, system};
 use super::{Outcome, SOCKET, Supervisor};
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::instance::{Lock, Status, now, remove_trash, retire, write_state};
+use crate::instance::{Lock, Status, now, provide, remove_trash, retire, write_state};
 
 /// How long a bridge is kept for the next instance.
 const LINGER: Duration = Duration::from_millis(1000);
@@ -221,6 +221,8 @@ impl Supervisor {
         self.tell_end(&outcome, false);
         // Whoever reads the instance's output waits until nobody can write any.
         self.clients.clear();
+        // The command that has just been told goes first, also where there is one processor.
+        std::thread::yield_now();
         if let Ok(Some(lock)) = settled {
             // First the files: an overlay writes back whatever its upper directory still holds when it goes. What fails here is
             // tried again by the next command.
@@ -228,6 +230,8 @@ impl Supervisor {
                 .and_then(|()| std::mem::take(&mut self.remains).release())
                 .and_then(|()| lock.release());
         }
+        // Whoever finds none makes its own.
+        let _ = provide(&self.home);
         self.take_networks_down();
     }
 
