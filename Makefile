@@ -20,8 +20,8 @@ PACKAGES_RUN := qemu-system-x86 erofs-utils e2fsprogs nftables
 PACKAGES_TEST := iproute2 curl debootstrap chromium python3 docker.io containerd tmux podman conmon skopeo docker-registry apache2-utils openssl
 # What the lab is made of.
 PACKAGES_LAB := zstd cpio xz-utils util-linux strace
-# The peers that starts are compared with.
-PACKAGES_BENCH := bubblewrap crun runc
+# The peers that starts are compared with, and the registry that images are deployed from.
+PACKAGES_BENCH := bubblewrap crun runc docker-registry
 
 .PHONY: help
 help: ## List the targets
@@ -88,5 +88,6 @@ soak: packages kernel ## Kill commands, supervisors, monitors and workloads at 4
 	PLIMSOLL_KILLS=400 cargo test --locked -p plimsoll --test crash -- --nocapture
 
 .PHONY: fuzz
-fuzz: packages ## Mutate what guests and files say, for a while (FUZZ_SECONDS=60 for each target)
+fuzz: packages ## Mutate what guests, archives, manifests and Dockerfiles say, for a while (FUZZ_SECONDS=60 for each target)
 	PLIMSOLL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p microvm-core --lib fuzz:: -- --nocapture --test-threads 2
+	PLIMSOLL_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked -p image-core --test fuzz -- --nocapture --test-threads 2

@@ -8,7 +8,7 @@ use reports::Results;
 use reports::results::{ArmKind, ArmStatus, CutOff, Metric, Sample};
 
 use crate::arm::network::{Client, Networks};
-use crate::arm::{Candidate, NOT_REACHED};
+use crate::arm::{Candidate, NOT_REACHED, plimsoll};
 use crate::clock;
 use crate::launch::Trouble;
 use crate::limits::Limits;
@@ -23,6 +23,8 @@ pub(crate) struct Setup {
     pub(crate) plan: Plan,
     pub(crate) results: Results,
     pub(crate) candidates: Vec<Candidate>,
+    /// `None` where no image is deployed.
+    pub(crate) command: Option<plimsoll::Command>,
     /// `None` where there is no network work.
     pub(crate) networks: Option<Networks>,
     pub(crate) limits: Limits,
@@ -47,6 +49,8 @@ pub(crate) struct Harness {
     pub(crate) scratch: PathBuf,
     pub(crate) places: Places,
     pub(crate) keeps: bool,
+    /// The command under test.
+    pub(crate) command: Option<plimsoll::Command>,
     limits: Limits,
     networks: Option<Networks>,
     /// Whose seats these are, once it is network work's turn.
@@ -72,6 +76,7 @@ impl Harness {
             plan,
             mut results,
             candidates,
+            command,
             networks,
             limits,
             sizes,
@@ -91,6 +96,7 @@ impl Harness {
             scratch,
             places,
             keeps,
+            command,
             limits,
             networks,
             client: None,

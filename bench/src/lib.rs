@@ -11,6 +11,7 @@ mod arm;
 mod benchmark;
 mod cli;
 mod clock;
+mod deploy;
 mod error;
 mod evict;
 mod harness;

@@ -15,6 +15,7 @@ use crate::arm::{Candidate, NOT_REACHED, bubblewrap, engine_peer, native, oci, p
 use crate::benchmark;
 use crate::cli::{CommandLine, Mode};
 use crate::clock;
+use crate::deploy::Deploy;
 use crate::error::{Error, Result};
 use crate::harness::{Harness, Setup};
 use crate::idle::Idle;
@@ -32,6 +33,7 @@ use crate::versions;
 
 /// The benchmarks beside steady work. They come first: no resident instance is in their way, and no claim is undecided only
 /// because time ran out for its few figures.
+const DEPLOY: (&str, &str) = ("image", "deploy");
 const IDLE: (&str, &str) = ("footprint", "idle");
 const STARTS: [((&str, &str), Condition); 2] = [
     (("start", "warm"), Condition::Warm),
@@ -67,6 +69,13 @@ fn run(line: &CommandLine) -> Result<()> {
         .configure_from_args();
     // Their rounds take longer; what the user says on the command line comes first.
     let longer = |times| (!line.measurement_time).then(|| plan.measurement * times);
+    // First: what it takes of the time is not promised to slow arms then.
+    let mut group = criterion.benchmark_group(DEPLOY.0);
+    if let Some(time) = longer(4) {
+        group.measurement_time(time);
+    }
+    benchmark::run(&mut group, DEPLOY.1, &mut harness, Deploy::prepare);
+    group.finish();
     let mut group = criterion.benchmark_group(STARTS[0].0.0);
     if let Some(time) = longer(2) {
         group.measurement_time(time);
@@ -120,7 +129,9 @@ fn prepare(line: &CommandLine, plan: Plan, measure: bool, works: &[Work]) -> Res
 
     let takes = |(group, name): &(&str, &str)| line.takes(&format!("{group}/{name}"));
     let steady = works.iter().filter(|work| takes(&work.bench)).count() as u32;
-    let others = [IDLE].into_iter().chain(STARTS.map(|(bench, _)| bench));
+    let others = [DEPLOY, IDLE]
+        .into_iter()
+        .chain(STARTS.map(|(bench, _)| bench));
     let unsteady = others.filter(takes).count() as u32;
     let chosen = steady + unsteady;
     let mut results = Results::new(
@@ -158,6 +169,7 @@ fn prepare(line: &CommandLine, plan: Plan, measure: bool, works: &[Work]) -> Res
         plan,
         results,
         candidates,
+        command: Some(command),
         networks,
         limits,
         sizes,

@@ -132,6 +132,7 @@ fn harness(arms: Vec<Direct>, scratch: &Path) -> Harness {
             .into_iter()
             .map(|arm| Candidate::Able(Box::new(arm)))
             .collect(),
+        command: None,
         networks: None,
         limits: Limits {
             cpus: fingerprint::cores(),

@@ -158,8 +158,20 @@ fn store(directory: &Path) -> Store {
     Store::open(directory).unwrap().with_limits(limits)
 }
 
+/// A few cases in a test, the same each time; `make fuzz` asks for as many as fit into its seconds, at about forty a second.
+fn config() -> ProptestConfig {
+    let seconds = std::env::var("PLIMSOLL_FUZZ_SECONDS")
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok());
+    ProptestConfig {
+        cases: seconds.map_or(96, |seconds| seconds.saturating_mul(40).max(96)),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn documents_with_anything_in_any_place(which in 0usize..3, at in 0usize..64, by in anything(), remove: bool) {

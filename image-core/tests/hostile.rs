@@ -467,6 +467,33 @@ fn attributes_of_security_modules_are_passed_over_and_capabilities_kept() {
 }
 
 #[test]
+fn attributes_that_the_file_system_has_no_place_for_are_refused_as_such_and_not_as_a_full_disk() {
+    // Of the size that Linux allows, which ext4 does not hold; another file system may.
+    let huge = vec![b'x'; 65_536];
+    for tar in [
+        Tar::new().xattr("user.huge", &huge).file("some/file", "x"),
+        Tar::new().xattr("user.huge", &huge).dir("some/file"),
+    ] {
+        let fixture = Fixture::new();
+        match import(&fixture, tar) {
+            Ok(image) => {
+                let layer = fixture.store.layer_dirs(&image).unwrap().remove(0);
+                let file = &tree(&layer)[&b"some/file"[..]];
+                assert_eq!(file.xattrs[&b"user.huge"[..]], huge);
+            }
+            Err(error) => {
+                let said = error.to_string();
+                assert!(
+                    said.contains("some/file") && said.contains("attributes"),
+                    "{said}"
+                );
+                fixture.assert_empty();
+            }
+        }
+    }
+}
+
+#[test]
 fn limits_are_named_when_they_are_passed() {
     if !is_root() {
         return;

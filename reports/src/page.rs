@@ -12,6 +12,7 @@ use crate::verdict::{Verdict, verdicts};
 
 mod about;
 mod answers;
+mod images;
 mod plot;
 mod sections;
 mod start;

@@ -68,6 +68,18 @@ pub mod metric_id {
     pub const START_RESTORED_FIRST_BYTE: &str = "start.restored.first-byte";
     /// Several at once; to the last one's first byte of output.
     pub const START_PARALLEL_FIRST_BYTE: &str = "start.parallel.first-byte";
+    /// Bytes of an application on the way.
+    pub const SHIPPED: &str = "image.shipped-bytes";
+    /// Bytes of an application on the disk.
+    pub const ON_DISK: &str = "image.disk-bytes";
+    /// Bytes moved for an image where nothing is.
+    pub const FIRST_MOVED: &str = "image.first.moved-bytes";
+    /// Bytes moved for another image on the same base.
+    pub const SECOND_MOVED: &str = "image.second.moved-bytes";
+    /// Time until an image is where nothing was.
+    pub const FIRST_DEPLOY: &str = "image.first.deploy";
+    /// Time until another image is beside it.
+    pub const SECOND_DEPLOY: &str = "image.second.deploy";
 }
 
 /// One run of the harness.

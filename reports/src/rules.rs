@@ -309,7 +309,7 @@ pub const CLAIMS: [Claim; 7] = [
         combine: Combine::All,
         tests: &[
             exact(one(
-                "image.shipped-bytes",
+                metric_id::SHIPPED,
                 Quantity::Cost {
                     of: Vm,
                     to: Container,
@@ -318,7 +318,7 @@ pub const CLAIMS: [Claim; 7] = [
                 Required,
             )),
             exact(one(
-                "image.disk-bytes",
+                metric_id::ON_DISK,
                 Quantity::Cost {
                     of: Vm,
                     to: Container,
@@ -339,19 +339,19 @@ pub const CLAIMS: [Claim; 7] = [
         combine: Combine::All,
         tests: &[
             exact(one(
-                "image.second.moved-bytes",
+                metric_id::SECOND_MOVED,
                 Quantity::Against {
                     of: Container,
-                    metric: "image.first.moved-bytes",
+                    metric: metric_id::FIRST_MOVED,
                 },
                 Below(0.5),
                 Required,
             )),
             one(
-                "image.second.deploy",
+                metric_id::SECOND_DEPLOY,
                 Quantity::Against {
                     of: Container,
-                    metric: "image.first.deploy",
+                    metric: metric_id::FIRST_DEPLOY,
                 },
                 Below(0.5),
                 Required,

@@ -181,10 +181,12 @@ pub fn verdict<'a>(analysis: &Analysis<'a>, claim: &'static Claim) -> Verdict<'a
     let machines: Vec<&'a Arm> = machine_kind
         .map(|subject| analysis.subjects(subject).collect())
         .unwrap_or_default();
-    let general = machines
-        .iter()
-        .copied()
-        .find(|arm| arm.ran() && (!claim.needs_hardware || !arm.is_emulated()));
+    let fit = |arm: &&Arm| arm.ran() && (!claim.needs_hardware || !arm.is_emulated());
+    // One that ran other work only says nothing of this claim.
+    let fitting = || machines.iter().copied().filter(fit);
+    let general = fitting()
+        .find(|arm| is_measured(analysis, claim, arm))
+        .or_else(|| fitting().next());
     let objection = match (claim.needs_hardware, machine_kind, general) {
         (true, Some(subject), None) => Some(no_hardware(subject, &machines)),
         _ => None,
@@ -207,6 +209,16 @@ pub fn verdict<'a>(analysis: &Analysis<'a>, claim: &'static Claim) -> Verdict<'a
         finding,
         here,
     }
+}
+
+/// Whether any of a claim's metrics was measured on an arm.
+fn is_measured(analysis: &Analysis<'_>, claim: &Claim, arm: &Arm) -> bool {
+    let metrics = analysis.results.metrics.iter();
+    let mut asked = metrics.filter(|metric| {
+        let mut tests = claim.tests.iter();
+        tests.any(|test| test.metrics.takes(&metric.id, metric.group))
+    });
+    asked.any(|metric| analysis.samples(&metric.id, &arm.id).next().is_some())
 }
 
 /// Which sort of virtual machine decides a claim, if one does.

@@ -2,7 +2,9 @@
 
 mod support;
 
-use reports::results::{ArmStatus, CutOff, Group, Results, arm_id, metric_id};
+use reports::results::{
+    ArmStatus, CutOff, Direction, Group, Metric, Results, Sample, Unit, arm_id, metric_id,
+};
 use reports::rules::CLAIMS;
 use reports::verdict::{Answer, Evidence, Finding, Outcome, Verdict, verdicts};
 use support::{Machines, Shape, results};
@@ -458,4 +460,115 @@ fn a_terminal_is_told_the_badge_and_the_interval() {
         c2.contains("on this host only, microVM on KVM (not hardware: kvm_pvm): yes"),
         "{c2}"
     );
+}
+
+/// Image metrics of a run: value by arm, the same in every round but for times.
+fn with_images(run: &mut Results, vm: &str, shipped: f64, second: f64) {
+    let metric = |id: &str, unit| Metric {
+        id: id.to_owned(),
+        group: Group::Image,
+        unit,
+        direction: Direction::LowerIsBetter,
+        title: id.to_owned(),
+        description: String::new(),
+    };
+    let values = [
+        (metric_id::SHIPPED, Unit::Bytes, 25e6, shipped),
+        (metric_id::ON_DISK, Unit::Bytes, 75e6, 1.2),
+        (metric_id::FIRST_MOVED, Unit::Bytes, 25e6, 1.0),
+        (metric_id::SECOND_MOVED, Unit::Bytes, 25e6 * second, 1.0),
+        (metric_id::FIRST_DEPLOY, Unit::Nanoseconds, 5e8, 1.4),
+        (
+            metric_id::SECOND_DEPLOY,
+            Unit::Nanoseconds,
+            5e8 * second,
+            1.4,
+        ),
+    ];
+    for (id, unit, base, times) in values {
+        run.metrics.push(metric(id, unit));
+        for round in 0..12u32 {
+            let arms = [
+                (arm_id::NATIVE, 0.9),
+                (arm_id::NATIVE_CONTROL, 0.9),
+                (arm_id::CONTAINER, 1.0),
+                (vm, times),
+            ];
+            for (arm, factor) in arms {
+                let drift = if unit == Unit::Bytes {
+                    0.0
+                } else {
+                    f64::from(round % 3) / 100.0
+                };
+                run.record(
+                    id,
+                    round,
+                    Sample {
+                        arm: arm.to_owned(),
+                        instance: round,
+                        value: Some(base * factor * (1.0 + drift)),
+                        iterations: None,
+                        elapsed_ns: None,
+                        host_ns: None,
+                        void: None,
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_makes_an_application_larger_answers_c4_yes_and_a_small_one_no() {
+    for (shipped, wanted) in [(1.16, Answer::Yes), (1.04, Answer::No)] {
+        let mut run = results(&Shape::default());
+        with_images(&mut run, arm_id::VM, shipped, 0.1);
+        assert_eq!(answer(&run, "C4"), wanted, "{shipped}");
+    }
+}
+
+#[test]
+fn c4_is_answered_by_the_machine_that_was_measured_where_another_ran_too() {
+    let mut run = results(&Shape {
+        machines: Machines::Emulated,
+        ..Shape::default()
+    });
+    assert!(run.arm(arm_id::VM).is_some_and(|arm| arm.ran()));
+    with_images(&mut run, arm_id::VM_TCG, 1.16, 0.1);
+    assert_eq!(answer(&run, "C4"), Answer::Yes);
+}
+
+#[test]
+fn a_second_image_is_fast_when_it_takes_less_than_half_and_not_when_it_takes_all() {
+    for (second, wanted) in [(0.1, Answer::Yes), (0.95, Answer::No)] {
+        let mut run = results(&Shape::default());
+        with_images(&mut run, arm_id::VM, 1.2, second);
+        let all = verdicts(&run);
+        let c5 = &of(&all, "C5").finding;
+        assert_eq!(c5.answer, wanted, "{second}: {}", c5.sentence);
+    }
+}
+
+#[test]
+fn the_page_has_sections_for_sizes_and_deployment_with_their_answers() {
+    let mut run = results(&Shape::default());
+    assert!(
+        !reports::page::render(&run)
+            .unwrap()
+            .contains("id=\"deploy\"")
+    );
+    with_images(&mut run, arm_id::VM, 1.16, 0.1);
+    let page = reports::page::render(&run).unwrap();
+    for wanted in [
+        "section id=\"image\"",
+        "section id=\"deploy\"",
+        "data-section-answer=\"C4\"",
+        "data-section-answer=\"C5\"",
+        "href=\"#deploy\"",
+        "C5, shared layers make deploying fast: yes. ",
+        "data-deploy-arm=\"container\"",
+        "1.160×",
+    ] {
+        assert!(page.contains(wanted), "{wanted} is not on the page");
+    }
 }

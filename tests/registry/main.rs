@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{Host, Said, finish};
-use peers::{credentials, podman, skopeo};
+use peers::{podman, skopeo, skopeo_as_user};
 use server::{Options, PASSWORD, Registry, USER};
 
 /// A host whose docker configuration is its own.
@@ -404,24 +404,16 @@ fn with_a_password_all_of_it_works_after_login_and_nothing_before() {
     }
     login::log_in(&station, &registry.host());
     station.run(&format!("push {name}")).ok();
-    let [flag, pair] = credentials("--creds");
-    let inspected = std::process::Command::new("/usr/bin/skopeo")
-        .args([
-            "inspect",
-            "--tls-verify=false",
-            &flag,
-            &pair,
-            &format!("docker://{name}"),
-        ])
-        .output();
-    if let Ok(output) = inspected {
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            text.contains(&station.digest(&name)),
-            "{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+    let inspect = format!("inspect --tls-verify=false docker://{name}");
+    if let Some(said) = skopeo_as_user(&inspect, &["--creds"]) {
+        let digest = station.digest(&name);
+        assert!(said.contains(&digest), "{digest} is not in {said}");
     }
+    let brought = format!("{}/skopeo:1", registry.host());
+    let copy = format!(
+        "copy -q --preserve-digests --src-tls-verify=false --dest-tls-verify=false docker://{name} docker://{brought}"
+    );
+    let has_skopeo = skopeo_as_user(&copy, &["--src-creds", "--dest-creds"]).is_some();
     let other = Station::new();
     other
         .run(&format!("pull {name}"))
@@ -433,6 +425,12 @@ fn with_a_password_all_of_it_works_after_login_and_nothing_before() {
             .ok(),
         "secret"
     );
+    if has_skopeo {
+        other.run(&format!("pull {brought}")).ok();
+        assert_eq!(other.digest(&brought), station.digest(&name));
+        let said = other.run(&format!("run --rm --network none {brought}"));
+        assert_eq!(said.ok(), "secret");
+    }
     let lines = [
         format!(
             "login --tls-verify=false -u {USER} -p '{PASSWORD}' {}",

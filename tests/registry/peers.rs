@@ -9,27 +9,27 @@ use crate::server::{PASSWORD, USER};
 
 /// `skopeo` with words of a line; none where it is not installed, aloud.
 pub(crate) fn skopeo(line: &str) -> Option<String> {
+    skopeo_as_user(line, &[])
+}
+
+/// [`skopeo`] as the user that a registry with authentication knows, told by these flags.
+pub(crate) fn skopeo_as_user(line: &str, flags: &[&str]) -> Option<String> {
     if !Path::new("/usr/bin/skopeo").exists() {
         eprintln!("skipped: skopeo is missing (apt-get install skopeo)");
         return None;
     }
-    let output = Command::new("/usr/bin/skopeo")
-        .args(["--insecure-policy"])
-        .args(line.split(' '))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let mut command = Command::new("/usr/bin/skopeo");
+    command.args(["--insecure-policy"]).args(line.split(' '));
+    for flag in flags {
+        command.arg(format!("{flag}={USER}:{PASSWORD}"));
+    }
+    let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(
         output.status.success(),
         "skopeo {line}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// skopeo's flag for the user that a registry with authentication knows.
-pub(crate) fn credentials(flag: &str) -> [String; 2] {
-    [flag.to_owned(), format!("{USER}:{PASSWORD}")]
 }
 
 /// Runs lines of `podman …` in a mount namespace of its own, and gives what they print; a line that fails ends them. None where podman

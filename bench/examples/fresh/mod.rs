@@ -61,23 +61,26 @@ pub(crate) fn touch_memory(bytes: u64) -> Outcome<()> {
     }
     let half = about.freeram * u64::from(about.mem_unit) / 2;
     let bytes = usize::try_from(bytes.min(half))?;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-    // SAFETY: a new mapping at a place that the kernel chooses.
-    let map = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        )
-    };
-    if map == libc::MAP_FAILED {
-        return Err(std::io::Error::last_os_error().into());
+    // In a process of its own: the most memory that this one ever had would count as that of every command it runs.
+    // SAFETY: this program is one thread; the child makes two system calls and ends.
+    let child = unsafe { libc::fork() };
+    match child {
+        -1 => return Err(std::io::Error::last_os_error().into()),
+        0 => {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: a new mapping at a place that the kernel chooses.
+            let map = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, -1, 0) };
+            // SAFETY: it ends this process.
+            unsafe { libc::_exit(i32::from(map == libc::MAP_FAILED)) };
+        }
+        _ => {}
     }
-    // SAFETY: it was mapped just now with this size, and nothing refers to it.
-    unsafe { libc::munmap(map, bytes) };
+    let mut status = 0;
+    // SAFETY: the pointer is to a local that outlives the call; the process is our child, which nothing else waits for.
+    if unsafe { libc::waitpid(child, &raw mut status, 0) } != child || status != 0 {
+        return Err("memory could not be touched".into());
+    }
     Ok(())
 }
 

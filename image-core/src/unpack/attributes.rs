@@ -47,6 +47,9 @@ fn policy(name: &[u8]) -> Policy {
     }
 }
 
+/// Bytes of a block of ext4 that are left for attributes, without their headers.
+const BLOCK_FOR_ATTRIBUTES: usize = 3900;
+
 impl<'e> Attributes<'e> {
     pub(crate) fn of(entry: &'e Entry, limits: &Limits) -> Result<Self> {
         let mut now = Vec::new();
@@ -91,9 +94,24 @@ impl<'e> Attributes<'e> {
         )?;
         rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode))?;
         for (name, value) in &self.now {
-            rustix::fs::fsetxattr(file, *name, value, XattrFlags::empty())?;
+            rustix::fs::fsetxattr(file, *name, value, XattrFlags::empty())
+                .map_err(|error| self.too_large(error))?;
         }
         Ok(())
+    }
+
+    /// What a file system says of attributes that it has no place for. ext4 takes a block's worth of them, and says that the disk is
+    /// full (fs/ext4/xattr.c), which freeing some would not mend.
+    fn too_large(&self, error: Errno) -> Errno {
+        let sizes = self
+            .now
+            .iter()
+            .map(|(name, value)| name.len() + value.len());
+        if error == Errno::NOSPC && sizes.sum::<usize>() > BLOCK_FOR_ATTRIBUTES {
+            Errno::TOOBIG
+        } else {
+            error
+        }
     }
 
     /// The same, and the time, for what cannot be opened without side effects: devices, FIFOs and links.
@@ -130,7 +148,8 @@ impl<'e> Attributes<'e> {
                 if attribute.starts_with(b"user.") {
                     continue;
                 }
-                rustix::fs::lsetxattr(&path, *attribute, value, XattrFlags::empty())?;
+                rustix::fs::lsetxattr(&path, *attribute, value, XattrFlags::empty())
+                    .map_err(|error| self.too_large(error))?;
             }
         }
         rustix::fs::utimensat(

@@ -469,6 +469,13 @@ impl Unpacker<'_> {
                 .budget
                 .full(format!("{} could not be unpacked whole", printable(name)));
         }
+        // Nothing else here is too long for the kernel: names are checked before.
+        if error.kind() == std::io::ErrorKind::ArgumentListTooLong {
+            return Error::refused(
+                name,
+                "its extended attributes are larger than the store's file system takes",
+            );
+        }
         Error::unpack(name, error)
     }
 }

@@ -7,7 +7,7 @@ use super::plot::memory::Slope;
 use super::plot::{self, figure, forest, memory};
 use super::theme::Ink;
 use super::{View, badge};
-use super::{start, table};
+use super::{images, start, table};
 use crate::Error;
 use crate::analysis::describe_cut_off;
 use crate::format;
@@ -31,11 +31,12 @@ pub(crate) fn contents(view: &View<'_>) -> Vec<(&'static str, &'static str)> {
             contents.push((anchor, title));
         }
     }
+    contents.extend(images::contents(view));
     contents
 }
 
 /// Sections that are a forest plot and a table.
-const STEADY: [(Group, &str, &str, &str); 8] = [
+const STEADY: [(Group, &str, &str, &str); 7] = [
     (
         Group::Cpu,
         "cpu",
@@ -73,12 +74,6 @@ const STEADY: [(Group, &str, &str, &str); 8] = [
         "Applications",
         "Real programs from Debian's packages.",
     ),
-    (
-        Group::Image,
-        "image",
-        "Images",
-        "Bytes to ship and to keep, and what a second image adds.",
-    ),
     (Group::Scale, "scale", "Scale", "Many instances together."),
 ];
 
@@ -94,6 +89,7 @@ pub(crate) fn all(view: &View<'_>) -> Result<Markup, Error> {
         div.filter role="group" aria-label="Arms in the tables" hidden {}
         (start) (stages) (footprint)
         @for section in steady { (section) }
+        (images::sections(view))
     })
 }
 
