@@ -66,6 +66,17 @@ impl Ahead {
         })
     }
 
+    /// Whether a processor has nothing to do, so that a thread gains anything. Where all are busy it would only be one more that
+    /// waits for one, and is waited for.
+    pub fn is_worthwhile() -> bool {
+        // The fourth field is how many threads can run now, this one among them, of how many (proc_loadavg(5)).
+        let running = std::fs::read_to_string("/proc/loadavg").ok();
+        let running: Option<usize> = running
+            .as_deref()
+            .and_then(|text| text.split(' ').nth(3)?.split('/').next()?.parse().ok());
+        running.is_some_and(|running| running < process::allowed_processors())
+    }
+
     /// The overlay, attached nowhere. `None` where the container's process has to mount it itself: nobody has begun to, or the
     /// kernel (before Linux 6.8) makes none that is attached nowhere.
     pub(super) fn root(&self) -> Outcome<Option<OwnedFd>> {

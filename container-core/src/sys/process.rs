@@ -353,6 +353,18 @@ pub(crate) enum Ended {
     Signaled(i32),
 }
 
+/// How many processors the calling thread may use.
+pub(crate) fn allowed_processors() -> usize {
+    // SAFETY: an empty set is all zeros, and the call fills no more than its size.
+    unsafe {
+        let mut allowed: libc::cpu_set_t = std::mem::zeroed();
+        match libc::sched_getaffinity(0, size_of_val(&allowed), &mut allowed) {
+            0 => usize::try_from(libc::CPU_COUNT(&allowed)).unwrap_or(1),
+            _ => 1,
+        }
+    }
+}
+
 /// Has a thread that has just been started go on, on another of the processors that it may use than this one, if there are
 /// several. In a virtual machine Linux takes an idle processor for one that the host has taken away, and would let both share
 /// this one.

@@ -84,6 +84,9 @@ impl Root {
 
 impl Backend for Container {
     fn begin(&self, place: &Place<'_>) -> Result<Option<Ahead>> {
+        if !Ahead::is_worthwhile() {
+            return Ok(None);
+        }
         let own_network = self.isolated
             && matches!(
                 place.record.spec.network.mode,

@@ -56,6 +56,8 @@ fn close_the_rest(launch: &Launch) -> Result<()> {
 
 fn be_supervisor(mut launch: Launch) -> ! {
     let _guard = NoReturn;
+    // SAFETY: mallopt takes numbers. A thread that helps with the start would leave an arena of its own behind.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     launch.timeline.mark("supervisor");
     if let Ok(signals) = close_the_rest(&launch).and_then(|()| isolate()) {
         let (supervisor, lock) = Supervisor::new(launch, signals);
