@@ -117,7 +117,7 @@ impl std::fmt::Debug for NetworkSetup<'_> {
 }
 
 /// Work for which the container's process, whose number it gets, need not wait.
-pub struct Meanwhile<'a>(pub &'a mut dyn FnMut(i32));
+pub struct Meanwhile<'a>(pub &'a mut (dyn FnMut(i32) + Send));
 
 impl std::fmt::Debug for Meanwhile<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

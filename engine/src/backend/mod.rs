@@ -68,7 +68,7 @@ pub(crate) struct Context<'a> {
     /// What [`Backend::begin`] has begun of it.
     pub(crate) begun: Option<Ahead>,
     /// Called, with the number of its first process, once an instance does the rest of its start by itself; not by every backend.
-    pub(crate) meanwhile: &'a mut dyn FnMut(i32),
+    pub(crate) meanwhile: &'a mut (dyn FnMut(i32) + Send),
 }
 
 /// How a process in an instance ended.
