@@ -5,7 +5,6 @@
 //! instances/<id>/       one instance: instance.json, upper/ and work/ or disk.ext4, console.log
 //! active/<id>           exists, and is locked, while a process owns the running instance
 //! names/<name>          symbolic link to the identifier that has the name, in its short form (names::link_of)
-//! spares/<id>/          the directory of an instance to come
 //! trash/<id>            an instance in the course of being removed
 //! vm/                   initramfs and blank disk, made once
 //! vm/kernels/           what was made of kernels that users named (microvm_core::stock)
@@ -28,10 +27,9 @@ pub const DEFAULT_ROOT: &str = "/var/lib/plimsoll";
 /// Where `make kernel` (guest/kernel/build.sh) leaves the guest kernel it built last.
 pub const DEFAULT_KERNEL: &str = "/var/cache/plimsoll/kernels/current/vmlinux";
 
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 8] = [
     "images",
     "instances",
-    "spares",
     "names",
     "trash",
     "vm",
@@ -111,10 +109,6 @@ impl Home {
 
     pub(crate) fn instance(&self, id: &str) -> PathBuf {
         self.root.join("instances").join(id)
-    }
-
-    pub(crate) fn spares(&self) -> PathBuf {
-        self.root.join("spares")
     }
 
     pub(crate) fn active(&self) -> PathBuf {

@@ -48,7 +48,7 @@ struct Root {
 impl Root {
     fn new(place: &Place<'_>) -> Result<Self> {
         let directory = place.home.instance(&place.record.id);
-        let [upper, work] = instance::LAYERS.map(|name| directory.join(name));
+        let (upper, work) = (directory.join("upper"), directory.join("work"));
         Ok(Self {
             layers: place.store.layer_dirs(place.image)?,
             upper,

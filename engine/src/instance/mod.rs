@@ -7,7 +7,6 @@
 mod find;
 mod record;
 mod remove;
-mod spare;
 mod sweep;
 
 use std::fs::{self, File, TryLockError};
@@ -31,7 +30,6 @@ pub use record::{Record, State, Status};
 pub(crate) use record::{read_state, short, write_record, write_state};
 pub use remove::{remove, rename};
 pub(crate) use remove::{remove_all, remove_trash, retire};
-pub(crate) use spare::{LAYERS, provide};
 pub use sweep::repair;
 pub(crate) use sweep::{settle, sweep, sweep_some};
 
@@ -108,16 +106,11 @@ pub(crate) fn create(
     if let Some(name) = spec.name.as_ref().filter(|name| !names::is_valid(name)) {
         return Err(Error::InvalidName(name.clone()));
     }
-    let (lock, has_directory) = match spare::take(home) {
-        Some((id, file)) => (Lock::taken(home, &id, file), true),
-        None => {
-            let id = names::new_id()?;
-            let file = link_active(home, &id)?;
-            (Lock::taken(home, &id, file), false)
-        }
-    };
+    let id = names::new_id()?;
+    let file = link_active(home, &id)?;
+    let lock = Lock::taken(home, &id, file);
     let mut record = Record::new(lock.id.clone(), spec, image_id, command);
-    match fill(home, &mut record, has_directory) {
+    match fill(home, &mut record) {
         Ok(()) => Ok((record, lock)),
         Err(error) => {
             // The first failure is the one to tell; `sweep` takes what cannot be removed now.
@@ -127,14 +120,12 @@ pub(crate) fn create(
     }
 }
 
-fn fill(home: &Home, record: &mut Record, has_directory: bool) -> Result<()> {
+fn fill(home: &Home, record: &mut Record) -> Result<()> {
     let directory = home.instance(&record.id);
-    if !has_directory {
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|e| Error::io("create", &directory, e))?;
-    }
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&directory)
+        .map_err(|e| Error::io("create", &directory, e))?;
     if record.name.is_empty() {
         // 2304 names: with a thousand instances, ten tries fail about once in 4000 starts, so the rest gets digits.
         for attempt in 0.. {

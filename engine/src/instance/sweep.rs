@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::record::{Status, read_record, read_state, write_state};
-use super::{ignore_missing, now, remove, spare};
+use super::{ignore_missing, now, remove};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::names;
@@ -111,7 +111,6 @@ pub(super) fn is_same(file: &File, path: &Path) -> bool {
 pub fn repair(home: &Home) -> Result<usize> {
     let settled = sweep(home)?;
     crate::volume::sweep(home)?;
-    spare::tidy(home)?;
     container_core::cgroup::remove_parent()?;
     Ok(settled)
 }

@@ -35,9 +35,6 @@ pub(crate) struct EtcFile {
 /// The name of the file with the host's names.
 pub(crate) const HOSTS: &str = "hosts";
 
-/// The names of all, in the order in which they are composed.
-pub(crate) const ETC_FILES: [&str; 3] = [HOSTS, "hostname", "resolv.conf"];
-
 /// Puts the three files together.
 ///
 /// # Errors
@@ -47,18 +44,17 @@ pub(crate) fn compose(
     record: &Record,
     connection: &Connection,
 ) -> Result<[EtcFile; 3]> {
-    let [hosts_file, hostname, resolv] = ETC_FILES;
     Ok([
         EtcFile {
-            name: hosts_file,
+            name: HOSTS,
             contents: hosts(home, record, connection)?,
         },
         EtcFile {
-            name: hostname,
+            name: "hostname",
             contents: format!("{}\n", record.hostname()),
         },
         EtcFile {
-            name: resolv,
+            name: "resolv.conf",
             contents: resolv_conf(&record.spec.network, connection)?,
         },
     ])

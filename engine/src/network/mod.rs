@@ -22,7 +22,7 @@ pub use attach::{Binding, Endpoint};
 pub(crate) use attach::{Connection, Left, VM_ENDPOINTS_MAX, collect, reclaim};
 pub use error::NetworkError;
 pub use files::HOST_GATEWAY;
-pub(crate) use files::{ETC_FILES, EtcFile, compose, path as file_path, write as write_files};
+pub(crate) use files::{EtcFile, compose, path as file_path, write as write_files};
 pub use lease::{Lease, all as leases};
 pub(crate) use link::{environment as link_environment, note as note_links, tell as tell_links};
 pub use network_core::rules::Protocol;

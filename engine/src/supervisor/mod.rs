@@ -26,8 +26,7 @@ use crate::base;
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::instance::{
-    Lock, Record, State, Status, now, process_started, provide, read_state, write_record,
-    write_state,
+    Lock, Record, State, Status, now, process_started, read_state, write_record, write_state,
 };
 use crate::lifecycle;
 use crate::logs::{self, Stream, Writer};
@@ -421,8 +420,6 @@ impl Supervisor {
             }
             if self.shrink_at.is_some_and(|at| Instant::now() >= at) {
                 self.shrink_at = None;
-                // Whoever finds none makes its own.
-                let _ = provide(&self.home);
                 self.shrunk.set(false);
             }
             if self.kill_at.is_some_and(|at| Instant::now() >= at) {

@@ -8,7 +8,7 @@ use super::protocol::{Link, Reply, system};
 use super::{Outcome, SOCKET, Supervisor};
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::instance::{Lock, Status, now, provide, remove_trash, retire, write_state};
+use crate::instance::{Lock, Status, now, remove_trash, retire, write_state};
 
 /// How long a bridge is kept for the next instance.
 const LINGER: Duration = Duration::from_millis(1000);
@@ -230,8 +230,6 @@ impl Supervisor {
                 .and_then(|()| std::mem::take(&mut self.remains).release())
                 .and_then(|()| lock.release());
         }
-        // Whoever finds none makes its own.
-        let _ = provide(&self.home);
         self.take_networks_down();
     }
 
